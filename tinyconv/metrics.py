@@ -1,0 +1,87 @@
+"""Metrics of classification and segmentation, from label maps (NumPy arrays of class numbers).
+
+A class that occurs neither in the prediction nor in the target has no overlap to measure: its Dice and IoU are
+0 / 0 = NaN. Average with `numpy.nanmean`. A class that occurs in only one of the two has Dice = IoU = 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def confusion_matrix(prediction: Any, target: Any, num_classes: int, per_case: bool = False) -> NDArray[np.int64]:
+    """matrix[t, p] = number of elements of true class t that were predicted as class p.
+
+    prediction, target: class numbers in [0, num_classes), of any one shape; booleans count as 0 and 1.
+    Returns (num_classes, num_classes), or with per_case (N, num_classes, num_classes): one matrix for each index of
+    the first axis. Matrices of several batches may be added.
+    ValueError: unequal shapes, nothing in them, class numbers out of range. TypeError: labels that are not integers.
+    """
+    prediction, target = _label_pair(prediction, target)
+    low, high = min(prediction.min(), target.min()), max(prediction.max(), target.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"metrics: prediction and target must hold class numbers in [0, num_classes) = [0, {num_classes}), "
+            f"but found {low} to {high}."
+        )
+    cases = len(prediction) if per_case else 1
+    pairs = (target * num_classes + prediction).reshape(cases, -1)
+    pairs += np.arange(cases)[:, None] * num_classes**2  # each case counts in bins of its own
+    counts = np.bincount(pairs.ravel(), minlength=cases * num_classes**2)
+    matrices = counts.reshape(cases, num_classes, num_classes)
+    return matrices if per_case else matrices[0]
+
+
+def dice(prediction: Any, target: Any, num_classes: int, per_case: bool = False) -> NDArray[np.float64]:
+    """Dice_c = 2 |P_c & T_c| / (|P_c| + |T_c|) for each class c: (num_classes,), or with per_case (N, num_classes).
+
+    In [0, 1]; NaN where both sets are empty. Without per_case the elements of all cases are pooled. Errors as in
+    confusion_matrix. Source: Dice, Ecology 26 (1945) 297.
+    """
+    return dice_from_confusion(confusion_matrix(prediction, target, num_classes, per_case))
+
+
+def iou(prediction: Any, target: Any, num_classes: int, per_case: bool = False) -> NDArray[np.float64]:
+    """IoU_c = |P_c & T_c| / |P_c or T_c| for each class c, the Jaccard index: shapes, range and errors as in dice."""
+    return iou_from_confusion(confusion_matrix(prediction, target, num_classes, per_case))
+
+
+def dice_from_confusion(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """Dice_c = 2 m_cc / (sum_p m_cp + sum_t m_tc): (..., C, C) -> (..., C); NaN where class c never occurs."""
+    both = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return _ratio(2 * both, matrix.sum(-1) + matrix.sum(-2))
+
+
+def iou_from_confusion(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """IoU_c = m_cc / (sum_p m_cp + sum_t m_tc - m_cc): (..., C, C) -> (..., C); NaN where class c never occurs."""
+    both = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return _ratio(both, matrix.sum(-1) + matrix.sum(-2) - both)
+
+
+def accuracy(prediction: Any, target: Any) -> float:
+    """Share of the elements with prediction = target, in [0, 1]. Shapes and errors as in confusion_matrix."""
+    prediction, target = _label_pair(prediction, target)
+    return float(np.mean(prediction == target))
+
+
+def _label_pair(prediction: Any, target: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    arrays = np.asarray(prediction), np.asarray(target)
+    for name, array in zip(("prediction", "target"), arrays):
+        if array.dtype.kind not in "biu":
+            raise TypeError(
+                f"metrics: {name} must hold integer class numbers, but its dtype is {array.dtype}. "
+                "From class scores of shape (N, C, ...) make labels with argmax(1)."
+            )
+    if arrays[0].shape != arrays[1].shape or arrays[0].size == 0:
+        raise ValueError(
+            "metrics: prediction and target must have one shape with at least one element, but found "
+            f"{arrays[0].shape} and {arrays[1].shape}. From class scores (N, C, ...) make labels with argmax(1)."
+        )
+    return arrays[0].astype(np.int64), arrays[1].astype(np.int64)
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
