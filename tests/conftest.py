@@ -1,0 +1,27 @@
+"""What all tests share: reproducible hypothesis runs, and where the larger data sets are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No time is ever asserted; a continuous-integration run draws the same examples every time.
+settings.register_profile(
+    "tinyconv",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tinyconv")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of the larger data sets; a test that asks for it is skipped where there is none."""
+    root = os.environ.get("TINYCONV_DATA")
+    if not root:
+        pytest.skip("TINYCONV_DATA is not set: the larger data sets are not at hand")
+    return Path(root)
