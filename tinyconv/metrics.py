@@ -21,6 +21,8 @@ def confusion_matrix(prediction: Any, target: Any, num_classes: int, per_case: b
     ValueError: unequal shapes, nothing in them, class numbers out of range. TypeError: labels that are not integers.
     """
     prediction, target = _label_pair(prediction, target)
+    if per_case and prediction.ndim == 0:
+        raise ValueError("metrics: per_case needs a first axis that counts the cases, but the labels have shape ().")
     low, high = min(prediction.min(), target.min()), max(prediction.max(), target.max())
     if low < 0 or high >= num_classes:
         raise ValueError(

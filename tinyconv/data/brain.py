@@ -125,7 +125,8 @@ def best_thresholds(images: NDArray[Any], labels: NDArray[Any]) -> tuple[float, 
         raise ValueError(
             f"best_thresholds: labels must contain 0, 1 and 2, but found {np.unique(labels).tolist()[:9]}."
         )
-    edges = np.histogram_bin_edges(images, 1024)
+    edges = np.histogram_bin_edges(images, 1024).astype(np.float64)
+    edges[-1] = np.nextafter(edges[-1], np.inf)  # above every intensity, as the last bin of a histogram is closed
     below = [np.append(0, np.cumsum(np.histogram(images[labels == c], edges)[0])) for c in range(3)]  # [k]: < edges[k]
     grey, white = below[1], below[2]
     everything = below[0] + grey + white

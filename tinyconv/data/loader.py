@@ -38,10 +38,13 @@ def default_collate(batch: Sequence[Any]) -> Any:
         return type(first)(*members) if hasattr(first, "_fields") else type(first)(members)
     if isinstance(first, (str, bytes)):
         return list(batch)
-    if not isinstance(first, (int, float, complex)) and not hasattr(first, "__array__"):
+    strangers = [
+        item for item in batch if not isinstance(item, (int, float, complex)) and not hasattr(item, "__array__")
+    ]
+    if strangers:
         raise TypeError(
             f"default_collate: items must hold arrays, numbers, strings, tuples, lists or dicts of them, but found "
-            f"{type(first).__name__}. Give the DataLoader a collate_fn of your own."
+            f"{type(strangers[0]).__name__}. Give the DataLoader a collate_fn of your own."
         )
     arrays = [np.asarray(item) for item in batch]
     shapes = list(dict.fromkeys(array.shape for array in arrays))
