@@ -17,11 +17,11 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Union
+from typing import TypeAlias
 
-Sizes = tuple[int, ...]
-Size = Union[int, Sequence[int]]
-Padding = Union[str, int, Sequence[int], Sequence[tuple[int, int]]]
+Sizes: TypeAlias = tuple[int, ...]
+Size: TypeAlias = "int | Sequence[int]"
+Padding: TypeAlias = "str | int | Sequence[int] | Sequence[tuple[int, int]]"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,12 @@ class Geometry:
     def lifted(self) -> Geometry:
         """The same windows with an axis of size 1 in front: a 1-D signal seen as an image of one row."""
         return Geometry(
-            (1, *self.size), (1, *self.kernel), (1, *self.stride), ((0, 0), *self.padding), (1, *self.dilation), (1, *self.output)
+            (1, *self.size),
+            (1, *self.kernel),
+            (1, *self.stride),
+            ((0, 0), *self.padding),
+            (1, *self.dilation),
+            (1, *self.output),
         )
 
 
@@ -137,7 +142,9 @@ def as_axes(op: str, name: str, value: Size, rank: int, least: int | None = None
     if len(axes) != len(listed):
         raise TypeError(f"{op}: {name} must be an int or {rank} ints, but is {value!r}.")
     if len(axes) != rank:
-        raise ValueError(f"{op}: {name} needs one int for all axes or {rank} ints, but has {len(axes)}: {name}={value!r}.")
+        raise ValueError(
+            f"{op}: {name} needs one int for all axes or {rank} ints, but has {len(axes)}: {name}={value!r}."
+        )
     if least is not None and min(axes) < least:
         raise ValueError(f"{op}: {name} must be at least {least} on every axis, but is {value!r}.")
     return axes
@@ -231,9 +238,7 @@ def window_geometry(
     dilation = as_axes(op, "dilation", dilation, rank, least=1)
     extent = tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation))
     pads = _read_padding(op, padding, stride, extent)
-    output = tuple(
-        output_size(i, k, s, p, d, ceil_mode) for i, k, s, p, d in zip(size, kernel, stride, pads, dilation)
-    )
+    output = tuple(output_size(i, k, s, p, d, ceil_mode) for i, k, s, p, d in zip(size, kernel, stride, pads, dilation))
     if min(size) < 1:
         raise ValueError(f"{op}: the input's spatial size is {size}; every axis needs at least one pixel.")
     if min(output) < 1:
@@ -274,7 +279,8 @@ def transposed_geometry(
         raise TypeError(f"{op}: padding must be numbers for a transposed convolution, but is {padding!r}.")
     pads = _read_padding(op, padding, stride, tuple(d * (k - 1) + 1 for k, d in zip(kernel, dilation)))
     made = tuple(
-        transposed_output_size(i, k, s, p, d, a) for i, k, s, p, d, a in zip(size, kernel, stride, pads, dilation, extra)
+        transposed_output_size(i, k, s, p, d, a)
+        for i, k, s, p, d, a in zip(size, kernel, stride, pads, dilation, extra)
     )
     if min(size) < 1:
         raise ValueError(f"{op}: the input's spatial size is {size}; every axis needs at least one pixel.")
@@ -319,4 +325,3 @@ def receptive_field(layers: Iterable[tuple[int, int, int, int]]) -> ReceptiveFie
         stride *= s
         padding = s * padding + p
     return ReceptiveField(r, stride, padding)
-

@@ -1,0 +1,85 @@
+"""Changing a tensor's memory, outside the tape: the version count goes up, so that a gradient that needed the old values says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinyconv.autograd import Tensor
+from tinyconv.autograd.mode import switches
+from tinyconv.autograd.tensor import Array
+from tinyconv.ops.elementwise import Operand
+from tinyconv.ops.shape import index_key
+
+
+def _writable(op: str, input: Tensor) -> Array:
+    if switches.recording and input.requires_grad:
+        raise RuntimeError(
+            f"{op}: this tensor requires a gradient, and the tape does not follow in-place changes. "
+            f"Make a new tensor (x = x + 1), or change it inside no_grad()."
+        )
+    return input.data
+
+
+def _value(op: str, other: Any) -> Any:
+    if isinstance(other, Tensor):
+        if switches.recording and other.requires_grad:
+            raise RuntimeError(f"{op}: the value requires a gradient, which an in-place change would lose. Use where or cat.")
+        return other.data
+    return other
+
+
+def _arithmetic(op: str, ufunc: np.ufunc, input: Tensor, other: Operand) -> Tensor:
+    array = _writable(op, input)
+    ufunc(array, _value(op, other), out=array, casting="same_kind")
+    input.changed()
+    return input
+
+
+def add_(input: Tensor, other: Operand) -> Tensor:
+    """input += other, in place."""
+    return _arithmetic("add_", np.add, input, other)
+
+
+def sub_(input: Tensor, other: Operand) -> Tensor:
+    """input -= other, in place."""
+    return _arithmetic("sub_", np.subtract, input, other)
+
+
+def mul_(input: Tensor, other: Operand) -> Tensor:
+    """input *= other, in place."""
+    return _arithmetic("mul_", np.multiply, input, other)
+
+
+def div_(input: Tensor, other: Operand) -> Tensor:
+    """input /= other, in place."""
+    return _arithmetic("div_", np.divide, input, other)
+
+
+def copy_(input: Tensor, src: Operand) -> Tensor:
+    """input = src element by element, in place; src broadcasts and is cast."""
+    array = _writable("copy_", input)
+    array[...] = _value("copy_", src)
+    input.changed()
+    return input
+
+
+def fill_(input: Tensor, value: bool | int | float) -> Tensor:
+    """Every element = value, in place."""
+    return copy_(input, value)
+
+
+def zero_(input: Tensor) -> Tensor:
+    """Every element = 0, in place."""
+    return copy_(input, 0)
+
+
+def setitem(input: Tensor, key: Any, value: Operand) -> None:
+    """input[key] = value, in place."""
+    array = _writable("setitem", input)
+    try:
+        array[index_key(key)] = _value("setitem", value)
+    except IndexError as error:
+        raise IndexError(f"setitem: {error} (the tensor has shape {input.shape}).") from None
+    input.changed()
