@@ -64,6 +64,14 @@ def test_bias_field_passes_through_its_control_points_and_halfway_between() -> N
     np.testing.assert_allclose(field[::3, 1::2], (control[:, 1:] + control[:, :-1]) / 2, rtol=1e-6)
 
 
+def test_bias_field_leaves_its_control_points_without_slope() -> None:
+    field = bias_field((9,), np.random.default_rng(3))
+    a, b, c = np.random.default_rng(3).uniform(0.6, 1.4, 3)
+    # A quarter of the way the cubic 3 t^2 - 2 t^3 stands at 5 / 32; linear interpolation would stand at 1 / 4.
+    np.testing.assert_allclose(field[[1, 3]], [a + (b - a) * 5 / 32, b - (b - a) * 5 / 32], rtol=1e-6)
+    np.testing.assert_allclose(field[[5, 7]], [b + (c - b) * 5 / 32, c - (c - b) * 5 / 32], rtol=1e-6)
+
+
 def test_acquisition_is_noise_on_the_biased_image_and_follows_from_the_generator() -> None:
     image = np.random.default_rng(4).integers(0, 256, (2, 20, 30), np.uint8)
     before = image.copy()
