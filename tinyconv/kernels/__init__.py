@@ -1,0 +1,207 @@
+"""The operators on arrays, and the ladder of kernels that compute them.
+
+Every operator has the same name, arguments and meaning on every rung: ``loops`` is the definition in
+plain Python, to be stepped through; ``im2col`` is array code for NumPy and CuPy; the rungs above are
+compiled. An operator that a rung lacks falls to the next rung below that has it.
+
+In every signature ``g`` is a :class:`~tinyconv.geometry.Geometry` of rank 1, 2 or 3, and I = ``g.size``,
+O = ``g.output``, K = ``g.kernel``. The result has the dtype of the arguments; float16 is summed in float32.
+Arguments may lie in memory in any way, and are never written to. Nothing is checked here: the
+operators in ``tinyconv.ops`` check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import ModuleType, TracebackType
+from typing import Any
+
+from tinyconv.geometry import Geometry, Sizes
+from tinyconv.kernels import im2col, loops
+from tinyconv.kernels.arrays import Array, array_module, scratch_limit, set_scratch_limit
+from tinyconv.kernels.axismap import AxisMap
+
+__all__ = [
+    "LADDER",
+    "OPERATORS",
+    "Table",
+    "adaptive_max_pool",
+    "array_module",
+    "avg_pool",
+    "avg_pool_input",
+    "conv",
+    "conv_input",
+    "conv_weight",
+    "fold",
+    "kernel",
+    "max_pool",
+    "resample",
+    "scatter_windows",
+    "scratch_limit",
+    "set_scratch_limit",
+    "table",
+    "unfold",
+    "use_kernels",
+]
+
+LADDER = ("loops", "im2col", "numba", "cuda")
+OPERATORS = (
+    "conv",
+    "conv_input",
+    "conv_weight",
+    "max_pool",
+    "scatter_windows",
+    "avg_pool",
+    "avg_pool_input",
+    "unfold",
+    "fold",
+    "resample",
+    "adaptive_max_pool",
+)
+
+_modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
+_rung = "im2col"
+
+
+class use_kernels:  # noqa: N801 - used like a function
+    """Compute with the kernels of ``rung`` from now on, or within a ``with`` block.
+
+    >>> with use_kernels("loops"):
+    ...     print(kernel("conv").__module__)
+    tinyconv.kernels.loops
+
+    The choice holds for the whole process, all threads included. Leaving the block restores what was in
+    use before it, also after an exception.
+    """
+
+    def __init__(self, rung: str) -> None:
+        global _rung
+        if rung not in LADDER:
+            raise ValueError(f"use_kernels: rung must be one of {', '.join(map(repr, LADDER))}, but is {rung!r}.")
+        self._before = _rung
+        _rung = rung
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global _rung
+        _rung = self._before
+
+
+def _serving(operator: str) -> str:
+    """The rung in use, or the next one below it that has ``operator``. The definition has them all."""
+    below = reversed(LADDER[: LADDER.index(_rung) + 1])
+    return next(rung for rung in below if hasattr(_modules.get(rung), operator))
+
+
+def kernel(operator: str) -> Callable[..., Any]:
+    """The function that computes ``operator`` now. ValueError for a name that is not in ``OPERATORS``."""
+    if operator not in OPERATORS:
+        raise ValueError(f"kernel: operator must be one of {', '.join(map(repr, OPERATORS))}, but is {operator!r}.")
+    return getattr(_modules[_serving(operator)], operator)
+
+
+class Table(dict[str, str]):
+    """Operator: the rung that serves it. Prints as lines of two columns."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self))
+        return "\n".join(f"{operator:{width}}  {rung}" for operator, rung in self.items())
+
+
+def table() -> Table:
+    """Which rung serves which operator now."""
+    return Table((operator, _serving(operator)) for operator in OPERATORS)
+
+
+# --------------------------------------------------------------------------------------------------
+# The convolution triangle
+
+
+def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """y[n, co, o] = sum over ci, k of x[n, ci, o*s + k*d - p] w[co, ci, k], with zeros for padding.
+
+    x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O).
+    """
+    return kernel("conv")(x, w, g, groups)
+
+
+def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """gx[n, ci, i] = sum over co and the (o, k) that read i of gy[n, co, o] w[co, ci, k]: the transposed convolution.
+
+    gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I). A pixel that no window reads gets 0.
+    """
+    return kernel("conv_input")(gy, w, g, groups)
+
+
+def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
+    """gw[co, ci, k] = sum over n, o of x[n, ci, o*s + k*d - p] gy[n, co, o], with zeros for padding.
+
+    x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K).
+    """
+    return kernel("conv_weight")(x, gy, g, groups)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pooling
+
+
+def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
+    """y[n, c, o] = the largest pixel of the window at o, and its flat index within *I (int64).
+
+    x (N, C, *I) to two arrays (N, C, *O). Padding is minus infinity; of equal pixels the first wins; a NaN wins, and of
+    several the last, as in torch. A window that reads no pixel at all is minus infinity with index 0.
+    """
+    return kernel("max_pool")(x, g)
+
+
+def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
+    """gx[n, c, i] = sum of gy[n, c, o] over the o with indices[n, c, o] = i: the gradient of max pooling.
+
+    gy and indices (N, C, *O) to gx (N, C, *size); indices are flat within *size, as max_pool gives them.
+    """
+    return kernel("scatter_windows")(gy, indices, size)
+
+
+def avg_pool(x: Array, g: Geometry, divisor: Array) -> Array:
+    """y[n, c, o] = (sum of the window's pixels) / divisor[o]; x (N, C, *I), divisor (*O) to y (N, C, *O)."""
+    return kernel("avg_pool")(x, g, divisor)
+
+
+def avg_pool_input(gy: Array, g: Geometry, divisor: Array) -> Array:
+    """gx[n, c, i] = sum over the (o, k) that read i of gy[n, c, o] / divisor[o]; gy (N, C, *O) to gx (N, C, *I)."""
+    return kernel("avg_pool_input")(gy, g, divisor)
+
+
+# --------------------------------------------------------------------------------------------------
+# Unfolding
+
+
+def unfold(x: Array, g: Geometry) -> Array:
+    """cols[n, (c, k), o] = x[n, c, o*s + k*d - p], 0 for padding; x (N, C, *I) to (N, C * prod K, prod O)."""
+    return kernel("unfold")(x, g)
+
+
+def fold(cols: Array, g: Geometry) -> Array:
+    """x[n, c, i] = sum over the (o, k) that read i of cols[n, (c, k), o]; (N, C * prod K, prod O) to (N, C, *I)."""
+    return kernel("fold")(cols, g)
+
+
+# --------------------------------------------------------------------------------------------------
+# Maps along single axes
+
+
+def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
+    """y[..., o] = sum of weight * x[..., i] over the triples (o, i, weight) of the last axes, one axis after the other."""
+    return kernel("resample")(x, maps)
+
+
+def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
+    """The largest pixel that each output reads, one map an axis, and its flat index; ties and NaN as in max_pool.
+
+    x (N, C, *I) to two arrays (N, C, *O).
+    """
+    return kernel("adaptive_max_pool")(x, maps)

@@ -1,0 +1,49 @@
+"""What the array kernels share: the array module, dtypes, and the limit on scratch memory."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or cupy.ndarray
+
+_scratch_limit = 4 << 20
+
+
+def array_module(*arrays: object) -> Any:
+    """``cupy`` if one of the arrays is a CuPy array, else ``numpy``. Never imports CuPy."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and any(isinstance(a, cupy.ndarray) for a in arrays):
+        return cupy
+    return np
+
+
+def native(a: Array) -> Array:
+    """The same values in the machine's byte order; a copy only where the order differs."""
+    return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
+
+
+def sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that sums of ``dtype`` run in: its own, but float32 for float16."""
+    return np.dtype(np.float32) if dtype == np.float16 else np.dtype(dtype)
+
+
+def scratch_limit() -> int:
+    """The bytes that one kernel may use for its columns."""
+    return _scratch_limit
+
+
+def set_scratch_limit(limit: int) -> None:
+    """Let each kernel use at most ``limit`` bytes for its columns, for the whole process.
+
+    One output row of one image is the least a kernel works on, so a smaller limit means that row. The
+    default of 4 MiB keeps a tile of columns in a CPU's cache; a GPU wants more.
+    """
+    global _scratch_limit
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"set_scratch_limit: limit must be an int, a number of bytes, but is {limit!r}.")
+    if limit < 1:
+        raise ValueError(f"set_scratch_limit: limit must be at least 1 byte, but is {limit}.")
+    _scratch_limit = limit

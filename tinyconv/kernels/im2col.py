@@ -1,0 +1,300 @@
+"""The kernels in array language: a convolution as one matrix product over columns of pixels.
+
+A window map reads, for each output position, one pixel a tap. Written out as a matrix of one column a
+position ("im2col"), a convolution is the weight matrix times that matrix; its input gradient is the
+transposed weight matrix times the output gradient, with the columns added back to their pixels
+("col2im"); its weight gradient is the output gradient times the transposed columns.
+
+The columns are k times the image, so they are made in tiles of a few images or a few output rows,
+at most ``scratch_limit()`` bytes at a time. A tap's pixels for all outputs of a tile are one strided
+slice of the image (``Geometry.slices``), so each tile costs one copy a tap and one product.
+
+Runs on NumPy and on CuPy. The order of every sum is fixed, so the same call gives the same bits.
+Shapes: G groups, K taps of a window, T images in a tile, P output positions in a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tinyconv.geometry import Geometry, Sizes
+from tinyconv.kernels.arrays import Array, array_module, native, scratch_limit, sum_dtype
+from tinyconv.kernels.axismap import AxisMap
+
+# --------------------------------------------------------------------------------------------------
+# Columns
+
+
+@lru_cache(maxsize=1024)
+def _tap_slices(g: Geometry) -> tuple[tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]], ...]:
+    """For each tap: the outputs that read a pixel, those pixels, and the regions of outputs that read padding."""
+    listed = []
+    for taps in g.taps():
+        out, inp = g.slices(taps)
+        padding = []
+        for axis, inside in enumerate(out):
+            before = (...,) + (slice(None),) * axis
+            after = (slice(None),) * (g.rank - axis - 1)
+            edges = (slice(0, inside.start), slice(inside.stop, g.output[axis]))
+            padding += [(*before, edge, *after) for edge in edges if edge.start < edge.stop]
+        listed.append(((..., *out), (..., *inp), tuple(padding)))
+    return tuple(listed)
+
+
+def _gather(x: Array, g: Geometry, columns: Array) -> None:
+    """im2col: columns[:, :, tap, o] = x[:, :, pixel that tap reads for o], 0 for padding. Columns are (A, B, K, *O)."""
+    for tap, (out, inp, padding) in enumerate(_tap_slices(g)):
+        plane = columns[:, :, tap]  # (A, B, *O)
+        plane[out] = x[inp]
+        for region in padding:
+            plane[region] = 0
+
+
+def _scatter(columns: Array, g: Geometry, x: Array) -> None:
+    """col2im: x[:, :, pixel] += columns[:, :, tap, o] for each tap and output that read the pixel."""
+    for tap, (out, inp, _) in enumerate(_tap_slices(g)):
+        x[inp] += columns[:, :, tap][out]
+
+
+def _tiles(g: Geometry, images: int, row_bytes: int) -> Iterator[tuple[slice, slice, Geometry]]:
+    """Tiles (images, output rows, their geometry) whose columns stay under the scratch limit.
+
+    ``row_bytes`` is what the columns of one output row of one image take. Whole images where at least one fits.
+    """
+    rows = max(1, min(g.output[0], scratch_limit() // row_bytes))
+    together = max(1, scratch_limit() // (row_bytes * g.output[0]))
+    for n in range(0, images, together):
+        for r in range(0, g.output[0], rows):
+            last = min(r + rows, g.output[0])
+            yield slice(n, min(n + together, images)), slice(r, last), g.rows(r, last)
+
+
+class _Columns:
+    """One buffer for the columns of all tiles, as the two views that a kernel needs."""
+
+    def __init__(self, g: Geometry, images: int, channels: int, groups: int, dtype: np.dtype[Any], xp: Any) -> None:
+        self.shape = (groups, channels // groups, prod(g.kernel))
+        row_bytes = channels * prod(g.kernel) * prod(g.output[1:]) * dtype.itemsize
+        self.tiles = list(_tiles(g, images, row_bytes))
+        largest = max((prod(self._sizes(batch, tile)) for batch, _, tile in self.tiles), default=0)
+        self.buffer = xp.empty(prod(self.shape) * largest, dtype)
+
+    @staticmethod
+    def _sizes(batch: slice, tile: Geometry) -> Sizes:
+        return (batch.stop - batch.start, *tile.output)
+
+    def matrix(self, batch: slice, tile: Geometry) -> Array:
+        """(G, C/G * K, T*P), the operand of the matrix product."""
+        groups, channels, taps = self.shape
+        positions = prod(self._sizes(batch, tile))
+        return self.buffer[: groups * channels * taps * positions].reshape(groups, channels * taps, positions)
+
+    def windows(self, batch: slice, tile: Geometry) -> Array:
+        """(T, C, K, *P), the same memory seen as windows on the images."""
+        groups, channels, taps = self.shape
+        seen = self.matrix(batch, tile).reshape(groups * channels, taps, *self._sizes(batch, tile))
+        return seen.transpose(2, 0, 1, *range(3, seen.ndim))
+
+
+def _by_group(a: Array, groups: int, dtype: np.dtype[Any]) -> Array:
+    """(T, C, *P) as matrices (G, C/G, T*P)."""
+    return a.swapaxes(0, 1).astype(dtype, copy=False).reshape(groups, a.shape[1] // groups, -1)
+
+
+def _by_image(product: Array, images: int, sizes: Sizes) -> Array:
+    """Matrices (G, C/G, T*P) as (T, C, *P)."""
+    channels = product.shape[0] * product.shape[1]
+    return product.reshape(channels, images, *sizes).swapaxes(0, 1)
+
+
+def _is_pointwise(g: Geometry) -> bool:
+    """A 1x1 window on every pixel: the image is its own columns."""
+    return prod(g.kernel) == 1 and max(g.stride) == 1 and g.output == g.size and g.padding == ((0, 0),) * g.rank
+
+
+# --------------------------------------------------------------------------------------------------
+# The convolution triangle
+
+
+def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """y = W X for the columns X of x."""
+    xp = array_module(x, w)
+    x, w = native(x), native(w)
+    images, channels = x.shape[:2]
+    dtype = sum_dtype(x.dtype)
+    weight = w.astype(dtype, copy=False).reshape(groups, w.shape[0] // groups, -1)  # (G, C_out/G, C_in/G * K)
+    if _is_pointwise(g):
+        pixels = x.astype(dtype, copy=False).reshape(images, groups, channels // groups, -1)
+        return xp.matmul(weight, pixels).astype(x.dtype, copy=False).reshape(images, -1, *g.output)
+    y = xp.empty((images, w.shape[0], *g.output), x.dtype)
+    columns = _Columns(g, images, channels, groups, dtype, xp)
+    for batch, rows, tile in columns.tiles:
+        _gather(x[batch], tile, columns.windows(batch, tile))
+        product = xp.matmul(weight, columns.matrix(batch, tile))  # (G, C_out/G, T*P)
+        y[batch, :, rows] = _by_image(product, batch.stop - batch.start, tile.output)
+    return y
+
+
+def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """X' = W^T Y', each column added to the pixels that it was made of: the transposed convolution."""
+    xp = array_module(gy, w)
+    gy, w = native(gy), native(w)
+    images, channels = len(gy), w.shape[1] * groups
+    dtype = sum_dtype(gy.dtype)
+    weight = w.astype(dtype, copy=False).reshape(groups, w.shape[0] // groups, -1)  # (G, C_out/G, C_in/G * K)
+    weight = weight.swapaxes(1, 2)
+    if _is_pointwise(g):
+        pixels = gy.astype(dtype, copy=False).reshape(images, groups, gy.shape[1] // groups, -1)
+        return xp.matmul(weight, pixels).astype(gy.dtype, copy=False).reshape(images, channels, *g.size)
+    gx = xp.zeros((images, channels, *g.size), dtype)
+    columns = _Columns(g, images, channels, groups, dtype, xp)
+    for batch, rows, tile in columns.tiles:
+        matrix = columns.matrix(batch, tile)
+        xp.matmul(weight, _by_group(gy[batch, :, rows], groups, dtype), out=matrix)
+        _scatter(columns.windows(batch, tile), tile, gx[batch])
+    return gx.astype(gy.dtype, copy=False)
+
+
+def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
+    """W' = Y' X^T, summed over the tiles from the first to the last."""
+    xp = array_module(x, gy)
+    x, gy = native(x), native(gy)
+    images, channels = x.shape[:2]
+    dtype = sum_dtype(x.dtype)
+    columns = _Columns(g, images, channels, groups, dtype, xp)
+    gw = xp.zeros((groups, gy.shape[1] // groups, channels // groups * prod(g.kernel)), dtype)
+    for batch, rows, tile in columns.tiles:
+        _gather(x[batch], tile, columns.windows(batch, tile))
+        gw += xp.matmul(_by_group(gy[batch, :, rows], groups, dtype), columns.matrix(batch, tile).swapaxes(1, 2))
+    return gw.astype(x.dtype, copy=False).reshape(gy.shape[1], channels // groups, *g.kernel)
+
+
+# --------------------------------------------------------------------------------------------------
+# Pooling
+
+
+def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
+    """The largest pixel of each window and its flat index: tap after tap, a later one wins only if larger or NaN."""
+    xp = array_module(x)
+    x = native(x)
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    y = xp.full((*x.shape[:2], *g.output), lowest, x.dtype)
+    pixels = xp.arange(prod(g.size)).reshape(g.size)
+    first = xp.zeros(g.output, pixels.dtype)  # the index where no pixel is above minus infinity
+    for out, inp, _ in reversed(_tap_slices(g)):
+        first[out] = pixels[inp]
+    indices = xp.empty(y.shape, pixels.dtype)
+    indices[...] = first
+    for out, inp, _ in _tap_slices(g):
+        value = x[inp]
+        wins = (value > y[out]) | (value != value)
+        xp.copyto(y[out], value, where=wins)
+        xp.copyto(indices[out], pixels[inp], where=wins)
+    return y, indices
+
+
+def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
+    """Each element of gy (N, C, *O) added to the pixel at its flat index: (N, C, *size), on NumPy in the order of gy."""
+    xp = array_module(gy, indices)
+    images, channels = gy.shape[:2]
+    plane = prod(size)
+    gx = xp.empty((images, channels * plane), native(gy).dtype)
+    starts = xp.arange(channels)[:, None] * plane
+    for n in range(images):
+        at = (indices[n].reshape(channels, -1) + starts).reshape(-1)
+        gx[n] = xp.bincount(at, weights=gy[n].reshape(-1), minlength=channels * plane)
+    return gx.reshape(images, channels, *size)
+
+
+def avg_pool(x: Array, g: Geometry, divisor: Array) -> Array:
+    """The sum of each window divided by its divisor."""
+    xp = array_module(x)
+    y = xp.zeros((*x.shape[:2], *g.output), sum_dtype(native(x).dtype))
+    for out, inp, _ in _tap_slices(g):
+        y[out] += x[inp]
+    return (y / divisor).astype(native(x).dtype, copy=False)
+
+
+def avg_pool_input(gy: Array, g: Geometry, divisor: Array) -> Array:
+    """Each pixel gets gy / divisor of every window that reads it."""
+    xp = array_module(gy)
+    dtype = native(gy).dtype
+    share = gy.astype(sum_dtype(dtype), copy=False) / divisor
+    gx = xp.zeros((*gy.shape[:2], *g.size), sum_dtype(dtype))
+    for out, inp, _ in _tap_slices(g):
+        gx[inp] += share[out]
+    return gx.astype(dtype, copy=False)
+
+
+# --------------------------------------------------------------------------------------------------
+# Unfolding
+
+
+def unfold(x: Array, g: Geometry) -> Array:
+    """The columns themselves: (N, C, *I) to (N, C*K, P)."""
+    xp = array_module(x)
+    images, channels = x.shape[:2]
+    columns = xp.empty((images, channels, prod(g.kernel), *g.output), native(x).dtype)
+    _gather(x, g, columns)
+    return columns.reshape(images, channels * prod(g.kernel), prod(g.output))
+
+
+def fold(cols: Array, g: Geometry) -> Array:
+    """Columns added back to their pixels: (N, C*K, P) to (N, C, *I)."""
+    xp = array_module(cols)
+    dtype = native(cols).dtype
+    columns = cols.reshape(len(cols), cols.shape[1] // prod(g.kernel), prod(g.kernel), *g.output)
+    x = xp.zeros((*columns.shape[:2], *g.size), sum_dtype(dtype))
+    _scatter(columns, g, x)
+    return x.astype(dtype, copy=False)
+
+
+# --------------------------------------------------------------------------------------------------
+# Resampling: each axis has its own list of triples
+
+
+def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
+    """y[..., o1, o2] = sum of w1 w2 x[..., i1, i2], one of the last axes after the other, one layer of triples at a time."""
+    dtype = native(x).dtype
+    y = x.astype(sum_dtype(dtype), copy=False)
+    for axis, axis_map in enumerate(maps, x.ndim - len(maps)):
+        y = _resample_axis(y, axis_map, axis)
+    return y.astype(dtype, copy=False)
+
+
+def _resample_axis(x: Array, axis_map: AxisMap, axis: int) -> Array:
+    xp = array_module(x)
+    y = xp.zeros((*x.shape[:axis], axis_map.output, *x.shape[axis + 1 :]), x.dtype)
+    for outputs, inputs, weights in axis_map.layers:
+        part = xp.take(x, xp.asarray(inputs), axis=axis)
+        if (weights != 1).any():
+            part *= xp.asarray(weights, x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+        if len(outputs) == axis_map.output:
+            y += part
+        else:
+            y[(slice(None),) * axis + (xp.asarray(outputs),)] += part
+    return y
+
+
+def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
+    """The largest pixel that each output reads and its flat index; the first of equals, and a NaN before all."""
+    xp = array_module(x)
+    size = tuple(m.size for m in maps)
+    pixels = xp.arange(prod(size)).reshape(size)
+    shape = (*x.shape[:2], *(m.output for m in maps))
+    y, indices = xp.empty(shape, native(x).dtype), xp.empty(shape, pixels.dtype)
+    for position, layers in enumerate(product(*(m.layers for m in maps))):
+        out = (..., *xp.ix_(*(xp.asarray(outputs) for outputs, _, _ in layers)))
+        inp = xp.ix_(*(xp.asarray(inputs) for _, inputs, _ in layers))
+        value = x[(..., *inp)]
+        # Every output reads at least one pixel, so the first layer fills y.
+        wins = (value > y[out]) | (value != value) if position else xp.ones(value.shape, bool)
+        y[out] = xp.where(wins, value, y[out])
+        indices[out] = xp.where(wins, pixels[inp], indices[out])
+    return y, indices
