@@ -21,6 +21,7 @@ from tinyconv.autograd import (
     no_grad,
     set_grad_enabled,
 )
+
 # KERNELS
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_tensor, clone

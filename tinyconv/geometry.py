@@ -29,7 +29,8 @@ class Geometry:
     """Where a window of ``kernel`` taps lands on an image of ``size`` pixels, one entry a spatial axis.
 
     Immutable. ``padding`` holds (before, after) pairs; ``output`` is the number of window placements.
-    Build one with :func:`window_geometry` or :func:`transposed_geometry`, which check their arguments; this class checks none.
+    Build one with :func:`window_geometry` or :func:`transposed_geometry`, which check their arguments; this class
+    checks none.
     """
 
     size: Sizes
@@ -160,7 +161,8 @@ def _read_padding(op: str, padding: Padding, stride: Sizes, extent: Sizes) -> tu
             raise ValueError(f"{op}: padding must be 'same', 'valid' or numbers, but is {padding!r}.")
         if max(stride) > 1:
             raise ValueError(
-                f"{op}: padding='same' needs stride 1, but stride={stride}. Give the padding in numbers, e.g. padding=kernel // 2."
+                f"{op}: padding='same' needs stride 1, but stride={stride}. Give the padding in numbers, "
+                f"e.g. padding=kernel // 2."
             )
         # An odd total puts the extra element after the image, as torch does.
         return tuple(((e - 1) // 2, (e - 1) - (e - 1) // 2) for e in extent)
@@ -244,8 +246,8 @@ def window_geometry(
     if min(output) < 1:
         padded = tuple(i + before + after for i, (before, after) in zip(size, pads))
         raise ValueError(
-            f"{op}: the window spans {extent} pixels (kernel {kernel}, dilation {dilation}) but the padded input has only "
-            f"{padded} (input {size}, padding {pads}). Use a smaller kernel or dilation, or more padding."
+            f"{op}: the window spans {extent} pixels (kernel {kernel}, dilation {dilation}) but the padded input has "
+            f"only {padded} (input {size}, padding {pads}). Use a smaller kernel or dilation, or more padding."
         )
     return Geometry(size, kernel, stride, pads, dilation, output)
 
@@ -286,8 +288,8 @@ def transposed_geometry(
         raise ValueError(f"{op}: the input's spatial size is {size}; every axis needs at least one pixel.")
     if min(made) < 1:
         raise ValueError(
-            f"{op}: the output would have the size {made} (input {size}, kernel {kernel}, stride {stride}, padding {pads}, "
-            f"dilation {dilation}). Use less padding."
+            f"{op}: the output would have the size {made} (input {size}, kernel {kernel}, stride {stride}, "
+            f"padding {pads}, dilation {dilation}). Use less padding."
         )
     return Geometry(made, kernel, stride, pads, dilation, size)
 
@@ -298,7 +300,9 @@ def transposed_geometry(
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """The input region that one output unit sees on one axis: ``size`` pixels, one every ``stride``, ``padding`` before the image."""
+    """The input region that one output unit sees on one axis: ``size`` pixels, one every ``stride``, ``padding``
+    before the image.
+    """
 
     size: int
     stride: int

@@ -22,7 +22,8 @@ _NAMES = {
     "logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mul ne neg pow reciprocal remainder "
     "round rsqrt sigmoid sign sin sqrt square sub tan tanh trunc",
     reduce: "all amax amin any argmax argmin cumsum logsumexp max mean min norm prod std sum var",
-    shape: "chunk flatten flip gather index_select movedim narrow permute repeat reshape roll scatter_add split squeeze "
+    shape: "chunk flatten flip gather index_select movedim narrow permute repeat reshape roll scatter_add split "
+    "squeeze "
     "transpose unbind unsqueeze",
     inplace: "add_ copy_ div_ fill_ mul_ sub_ zero_",
     convert: "clone",
@@ -32,8 +33,6 @@ _NAMES = {
 for _module, _listed in _NAMES.items():
     for _name in _listed.split():
         setattr(Tensor, _name, getattr(_module, _name))
-Tensor.expand = expand
-Tensor.view = shape.reshape
 
 
 def _reflected(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -66,16 +65,25 @@ for _name, _function in _OPERATORS.items():
     setattr(Tensor, f"__r{_name}__", _reflected(_function))
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Tensor, f"__{_name}__", _or_not_implemented(getattr(elementwise, _name)))
-Tensor.__neg__ = elementwise.neg
-Tensor.__abs__ = elementwise.abs
-Tensor.__invert__ = elementwise.logical_not
-Tensor.__and__ = elementwise.logical_and
-Tensor.__or__ = elementwise.logical_or
-Tensor.__xor__ = elementwise.logical_xor
-Tensor.__getitem__ = shape.getitem
-Tensor.__setitem__ = inplace.setitem
-Tensor.T = property(lambda self: shape.permute(self, tuple(range(self.ndim))[::-1]))
-Tensor.mT = property(lambda self: shape.transpose(self, -1, -2))
+_OTHERS = {
+    "__neg__": elementwise.neg,
+    "__abs__": elementwise.abs,
+    "__invert__": elementwise.logical_not,
+    "__and__": elementwise.logical_and,
+    "__or__": elementwise.logical_or,
+    "__xor__": elementwise.logical_xor,
+    "__getitem__": shape.getitem,
+    "__setitem__": inplace.setitem,
+    "expand": expand,
+    "view": shape.reshape,
+    "T": property(lambda self: shape.permute(self, tuple(range(self.ndim))[::-1])),
+    "mT": property(lambda self: shape.transpose(self, -1, -2)),
+    "__float__": lambda self: float(item(self)),
+    "__int__": lambda self: int(item(self)),
+    "__bool__": lambda self: bool(item(self)),
+}
+for _name, _attribute in _OTHERS.items():
+    setattr(Tensor, _name, _attribute)
 
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +100,10 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
 def backward(
     self: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
 ) -> None:
-    """Add d(self)/d(leaf), weighted by ``gradient``, to ``leaf.grad`` of every leaf below. See :func:`tinyconv.backward`."""
+    """Add d(self)/d(leaf), weighted by ``gradient``, to ``leaf.grad`` of every leaf below.
+
+    See :func:`tinyconv.backward`.
+    """
     tape.backward(self, gradient, retain_graph, create_graph)
 
 
@@ -110,7 +121,9 @@ class Handle:
 
 @_method
 def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Handle:
-    """Call ``hook(gradient)`` when the gradient of this tensor is known; what it returns, if not None, takes its place."""
+    """Call ``hook(gradient)`` when the gradient of this tensor is known; what it returns, if not None, takes its
+    place.
+    """
     if not self.requires_grad:
         raise RuntimeError("register_hook: this tensor requires no gradient, so none will come.")
     if self.grad_fn is None:
@@ -215,18 +228,15 @@ def _in_dtype(name: str, dtype: type) -> None:
     setattr(Tensor, name, converted)
 
 
-for _name, _dtype in (("half", np.float16), ("float", np.float32), ("double", np.float64), ("int", np.int32),
-                      ("long", np.int64), ("bool", np.bool_)):
+for _name, _dtype in (
+    ("half", np.float16),
+    ("float", np.float32),
+    ("double", np.float64),
+    ("int", np.int32),
+    ("long", np.int64),
+    ("bool", np.bool_),
+):
     _in_dtype(_name, _dtype)
-
-
-def _number(kind: type) -> Callable[[Tensor], Any]:
-    return lambda self: kind(item(self))
-
-
-Tensor.__float__ = _number(float)
-Tensor.__int__ = _number(int)
-Tensor.__bool__ = _number(bool)
 
 
 @_method
@@ -266,7 +276,7 @@ def __dlpack_device__(self: Tensor) -> Any:
     return self.data.__dlpack_device__()
 
 
-_UFUNCS = {
+_UFUNCS: dict[np.ufunc, Callable[..., Tensor]] = {
     np.divide: elementwise.div,
     np.power: elementwise.pow,
     np.negative: elementwise.neg,
@@ -281,8 +291,10 @@ _UFUNCS = {
     np.multiply: elementwise.mul,
     np.matmul: matmul.matmul,
 }
-for _name in "add exp expm1 log log1p sqrt square sin cos tan tanh sign floor ceil trunc maximum minimum floor_divide " \
-    "remainder reciprocal isnan isinf isfinite logical_and logical_or logical_xor logical_not".split():
+for _name in (
+    "add exp expm1 log log1p sqrt square sin cos tan tanh sign floor ceil trunc maximum minimum floor_divide "
+    "remainder reciprocal isnan isinf isfinite logical_and logical_or logical_xor logical_not".split()
+):
     _UFUNCS[getattr(np, _name)] = getattr(elementwise, _name)
 
 

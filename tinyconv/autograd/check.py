@@ -20,7 +20,8 @@ def gradcheck(
     seed: int = 0,
     fast: bool = False,
 ) -> bool:
-    """Compare the gradients of ``func(*inputs)`` with central differences; True, or RuntimeError that names the element.
+    """Compare the gradients of ``func(*inputs)`` with central differences; True, or RuntimeError that names the
+    element.
 
         d/dx <v, f(x)>  =  <v, f(x + eps e) - f(x - eps e)> / (2 eps)      for a random cotangent v
 
@@ -45,16 +46,23 @@ def gradcheck(
         """<v, f> at other values of the wanted inputs."""
         moved = dict(zip(map(id, wanted), arrays))
         # func may differentiate inside, so the moved inputs require gradients as well.
-        results = _float_outputs(func(*[Tensor(moved[id(t)], requires_grad=True) if id(t) in moved else t for t in inputs]))
+        results = _float_outputs(
+            func(*[Tensor(moved[id(t)], requires_grad=True) if id(t) in moved else t for t in inputs])
+        )
         return sum(float((v.data * y.data).sum()) for v, y in zip(cotangents, results))
 
     for position, t in enumerate(wanted):
-        g = np.zeros(t.shape) if analytic[position] is None else analytic[position].data
+        g, g_again, g_zero = (
+            np.zeros(t.shape) if found[position] is None else found[position].data  # type: ignore[union-attr]
+            for found in (analytic, again, zero)
+        )
         if g.shape != t.shape or g.dtype != t.dtype:
-            raise RuntimeError(f"gradcheck: input {position} has shape {t.shape}, {t.dtype}; its gradient {g.shape}, {g.dtype}.")
-        if analytic[position] is not None and not np.array_equal(g, again[position].data, equal_nan=True):
+            raise RuntimeError(
+                f"gradcheck: input {position} has shape {t.shape}, {t.dtype}; its gradient {g.shape}, {g.dtype}."
+            )
+        if not np.array_equal(g, g_again, equal_nan=True):
             raise RuntimeError(f"gradcheck: backward run twice gave two different gradients for input {position}.")
-        if zero[position] is not None and np.any(zero[position].data != 0):
+        if np.any(g_zero != 0):
             raise RuntimeError(f"gradcheck: a zero cotangent gave a gradient that is not zero for input {position}.")
         for where, direction in _directions(t.shape, rng, fast):
             up, down = ([u.data + sign * direction if u is t else u.data for u in wanted] for sign in (eps, -eps))
@@ -67,8 +75,12 @@ def gradcheck(
     return True
 
 
-def gradgradcheck(func: Callable[..., Any], inputs: Tensor | Sequence[Tensor], seed: int = 0, **tolerances: Any) -> bool:
-    """:func:`gradcheck` of the gradient of ``func``, as a function of the inputs and of the cotangent: second derivatives."""
+def gradgradcheck(
+    func: Callable[..., Any], inputs: Tensor | Sequence[Tensor], seed: int = 0, **tolerances: Any
+) -> bool:
+    """:func:`gradcheck` of the gradient of ``func``, as a function of the inputs and of the cotangent: second
+    derivatives.
+    """
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     rng = np.random.default_rng(seed)
     outputs = _float_outputs(func(*inputs))

@@ -26,7 +26,9 @@ def supported(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """``dtype`` in native byte order, or a TypeError that says what a tensor can hold."""
     native = dtype.newbyteorder("=")
     if native.kind not in _CATEGORY or native.itemsize > 8:
-        raise TypeError(f"tensor: dtype {dtype} is not supported. Use a bool, an integer, or float16, float32 or float64.")
+        raise TypeError(
+            f"tensor: dtype {dtype} is not supported. Use a bool, an integer, or float16, float32 or float64."
+        )
     return native
 
 

@@ -43,7 +43,18 @@ class Function:
     view = False
     kept: tuple[Array, ...] = ()
 
-    __slots__ = ("edges", "_saved", "_output", "outputs", "place", "stack", "hooks", "released", "__dict__", "__weakref__")
+    __slots__ = (
+        "edges",
+        "_saved",
+        "_output",
+        "outputs",
+        "place",
+        "stack",
+        "hooks",
+        "released",
+        "__dict__",
+        "__weakref__",
+    )
 
     edges: tuple[Edge | None, ...]
     _saved: tuple[tuple[Tensor, int], ...]
@@ -59,7 +70,9 @@ class Function:
         raise NotImplementedError(f"{self.name}: forward(self, *arrays) is not written.")
 
     def backward(self, *grads: Tensor) -> Any:
-        """Gradients of the outputs in, gradients of the inputs out: one Tensor, or a tuple with None where there is none."""
+        """Gradients of the outputs in, gradients of the inputs out: one Tensor, or a tuple with None where there is
+        none.
+        """
         raise NotImplementedError(f"{self.name}: no derivative is known.")
 
     @property

@@ -26,7 +26,9 @@ class _Switch(ContextDecorator):
         self.before.append(getattr(switches, self.name))
         setattr(switches, self.name, self.value)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         setattr(switches, self.name, self.before.pop())
 
 

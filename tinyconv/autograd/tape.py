@@ -44,20 +44,25 @@ def grad(
 ) -> tuple[Tensor | None, ...]:
     """d(outputs)/d(inputs), weighted by ``grad_outputs``: one gradient an input, no ``.grad`` touched.
 
-    ``inputs`` may be leaves or results. Walks only the part of the tape between ``inputs`` and ``outputs``. Raises RuntimeError for an
+    ``inputs`` may be leaves or results. Walks only the part of the tape between ``inputs`` and ``outputs``. Raises
+    RuntimeError for an
     input that the outputs do not depend on, unless ``allow_unused``, which gives None for it.
     """
     roots, grads = _roots("grad", outputs, grad_outputs)
     wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     for position, t in enumerate(wanted):
         if not isinstance(t, Tensor) or not t.requires_grad:
-            raise RuntimeError(f"grad: inputs[{position}] does not require a gradient. Set requires_grad=True before it is used.")
+            raise RuntimeError(
+                f"grad: inputs[{position}] does not require a gradient. Set requires_grad=True before it is used."
+            )
     targets = [(t, 0) if t.grad_fn is None else (t.grad_fn, t.output_index) for t in wanted]
     found = _walk(roots, grads, targets, create_graph if retain_graph is None else retain_graph, create_graph)
     result = tuple(found.get((id(node), index)) for node, index in targets)
     if not allow_unused and any(g is None for g in result):
         position = [g is None for g in result].index(True)
-        raise RuntimeError(f"grad: outputs do not depend on inputs[{position}]. Pass allow_unused=True to get None for it.")
+        raise RuntimeError(
+            f"grad: outputs do not depend on inputs[{position}]. Pass allow_unused=True to get None for it."
+        )
     return result
 
 
@@ -71,7 +76,8 @@ def _roots(op: str, outputs: Any, grads: Any) -> tuple[list[Tensor], list[Tensor
     for out, g in zip(outputs, grads):
         if not isinstance(out, Tensor) or not out.requires_grad:
             raise RuntimeError(
-                f"{op}: this tensor has no history. Set requires_grad=True on an input before computing it, outside no_grad()."
+                f"{op}: this tensor has no history. Set requires_grad=True on an input before computing it, "
+                f"outside no_grad()."
             )
         if g is None:
             if out.data.size != 1:
@@ -83,7 +89,8 @@ def _roots(op: str, outputs: Any, grads: Any) -> tuple[list[Tensor], list[Tensor
         g = g if isinstance(g, Tensor) else Tensor(g)
         if g.shape != out.shape or g.dtype != out.dtype:
             raise ValueError(
-                f"{op}: the gradient must have the output's shape {out.shape} and dtype {out.dtype}, but has {g.shape} and {g.dtype}."
+                f"{op}: the gradient must have the output's shape {out.shape} and dtype {out.dtype}, "
+                f"but has {g.shape} and {g.dtype}."
             )
         full.append(g)
     return outputs, full
@@ -128,7 +135,9 @@ def _leading_to(roots: list[Tensor], targets: list[Edge]) -> set[int]:
 def _walk(
     roots: list[Tensor], grads: list[Tensor], targets: list[Edge] | None, retain: bool, create: bool
 ) -> dict[tuple[int, int], Tensor]:
-    """Visit the tape. With targets: return their gradients by (id of node, output). Without: add to the leaves' ``grad``."""
+    """Visit the tape. With targets: return their gradients by (id of node, output). Without: add to the leaves'
+    ``grad``.
+    """
     users = _count_users(roots)
     leading = None if targets is None else _leading_to(roots, targets)
     wanted = set() if targets is None else {(id(node), index) for node, index in targets}
@@ -155,14 +164,16 @@ def _walk(
                 if targets is None and 0 in received:
                     _accumulate(node, received[0], held)
                 continue
-            useful = bool(received) and (leading is None or any(e is not None and id(e[0]) in leading for e in node.edges))
+            useful = bool(received) and (
+                leading is None or any(e is not None and id(e[0]) in leading for e in node.edges)
+            )
             results = _visit(node, received) if useful else (None,) * len(node.edges)
-            for edge, g in zip(node.edges, results):
+            for edge, result in zip(node.edges, results):
                 if edge is None:
                     continue
                 below, index = edge
-                if g is not None:
-                    _add(pending.setdefault(id(below), {}), index, g)
+                if result is not None:
+                    _add(pending.setdefault(id(below), {}), index, result)
                 users[id(below)] -= 1
                 if users[id(below)] == 0:
                     stack.append(below)
@@ -224,8 +235,8 @@ def _accumulate(leaf: Tensor, g: Tensor, held: dict[int, Array]) -> None:
     """leaf.grad += g, never sharing memory with another tensor's gradient."""
     if g.shape != leaf.shape or g.dtype != leaf.dtype:
         raise RuntimeError(
-            f"backward: a gradient of shape {g.shape} and dtype {g.dtype} reached a leaf of shape {leaf.shape} and dtype "
-            f"{leaf.dtype}. The backward of the operator that used the leaf is wrong."
+            f"backward: a gradient of shape {g.shape} and dtype {g.dtype} reached a leaf of shape {leaf.shape} and "
+            f"dtype {leaf.dtype}. The backward of the operator that used the leaf is wrong."
         )
     if leaf.grad is not None:
         leaf.grad = leaf.grad + g

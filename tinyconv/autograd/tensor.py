@@ -124,7 +124,9 @@ class Tensor:
         return Tensor.wrap(self.data, self.version)
 
     def changed(self) -> None:
-        """Say that ``data`` has been written to. Every in-place method calls it; call it after writing to ``data`` yourself."""
+        """Say that ``data`` has been written to. Every in-place method calls it; call it after writing to ``data``
+        yourself.
+        """
         self.version.count += 1
         self.version.place = callers_place()
 

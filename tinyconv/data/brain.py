@@ -74,6 +74,11 @@ def _read_template(kind: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(volume[_BOX].transpose(2, 1, 0)[:, ::-1])  # (x, y, z) -> (z, front to back, x)
 
 
+def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Intensity 0..255 of an acquisition as the network sees it: image / 255."""
+    return image.astype(np.float32, copy=False) / np.float32(255)
+
+
 class BrainSlices(Dataset):
     """Items (image, label): image float32 (1, 192, 160) = acquired intensity / 255, label int64 (192, 160) in 0..2.
 
@@ -97,7 +102,7 @@ class BrainSlices(Dataset):
 
     def _acquire(self, index: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         z = self.slices[index]
-        image = simulate_acquisition(self.volume.t1[z], generator) / np.float32(255)
+        image = normalise(simulate_acquisition(self.volume.t1[z], generator))
         return image[None], self.volume.labels[z].astype(np.int64)
 
 

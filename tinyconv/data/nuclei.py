@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,11 +63,16 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
         ) from error
 
 
+def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
+    """(x - p1) / (p99.8 - p1) with percentiles of the image itself: exposure differs by a factor of 15 between images."""
+    low, high = np.percentile(image, (1, 99.8))
+    return (image - np.float32(low)) / np.float32(max(high - low, 1))  # a flat image stays finite
+
+
 class Nuclei(Dataset):
     """Items (image, label): image float32 (1, 256, 256), label int64 (256, 256), 1 on a nucleus and 0 elsewhere.
 
-    image = (x - p1) / (p99.8 - p1), with the 1 and 99.8 percentiles of the intensities x of that image: exposure
-    differs by a factor of 15 between images. The instance map of item i is `instances[i]`.
+    image = normalise(x) of the intensities x. The instance map of item i is `instances[i]`.
     With `augment`, `sample` applies one of the eight flips and quarter turns of the square to both.
     """
 
@@ -83,9 +89,7 @@ class Nuclei(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        low, high = np.percentile(self.images[index], (1, 99.8))
-        image = (self.images[index] - np.float32(low)) / np.float32(max(high - low, 1))  # a flat image stays finite
-        return image[None], (self.instances[index] > 0).astype(np.int64)
+        return normalise(self.images[index])[None], (self.instances[index] > 0).astype(np.int64)
 
     def sample(self, index: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         image, label = self[index]

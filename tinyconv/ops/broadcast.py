@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.tensor import Array
@@ -41,7 +42,7 @@ class SumAxes(Function):
         return Expand(self.source, via)(g)
 
 
-def expand(input: Tensor, *shape: int | tuple[int, ...]) -> Tensor:
+def expand(input: Tensor, *shape: Any) -> Tensor:
     """A view in which axes of size 1 are repeated to ``shape``; -1 keeps a size. New axes may stand in front.
 
     Raises ValueError where an axis is neither 1 nor the size wanted.
@@ -49,13 +50,13 @@ def expand(input: Tensor, *shape: int | tuple[int, ...]) -> Tensor:
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
     new = len(sizes) - input.data.ndim
     via = (1,) * new + input.data.shape
-    wanted = tuple(n if s == -1 and axis >= new else s for axis, (s, n) in enumerate(zip(sizes, via)))  # type: ignore[misc]
-    if new < 0 or any(n != w and n != 1 or w < 0 for n, w in zip(via, wanted)):  # type: ignore[operator]
+    wanted = tuple(n if s == -1 and axis >= new else s for axis, (s, n) in enumerate(zip(sizes, via)))
+    if new < 0 or any(n != w and n != 1 or w < 0 for n, w in zip(via, wanted)):
         raise ValueError(
-            f"expand: shape {input.shape} cannot be expanded to {tuple(sizes)}: counted from the last axis, each size must "
-            f"be 1 or the one wanted."
+            f"expand: shape {input.shape} cannot be expanded to {tuple(sizes)}: counted from the last axis, each size "
+            f"must be 1 or the one wanted."
         )
-    return Expand(wanted, via)(input)  # type: ignore[arg-type]
+    return Expand(wanted, via)(input)
 
 
 def sum_axes(input: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:

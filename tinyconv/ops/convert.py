@@ -12,16 +12,23 @@ from tinyconv.autograd.tensor import Array
 
 
 def as_tensor(value: Any, op: str = "as_tensor", name: str = "input") -> Tensor:
-    """``value`` if it is a Tensor, a Tensor that shares the memory of an array, else a TypeError that names the argument."""
+    """``value`` if it is a Tensor, a Tensor that shares the memory of an array, else a TypeError that names the
+    argument.
+    """
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__cuda_array_interface__"):
         return Tensor(value)
-    raise TypeError(f"{op}: {name} must be a Tensor or an array, but is {type(value).__name__}. Use tinyconv.tensor(...).")
+    raise TypeError(
+        f"{op}: {name} must be a Tensor or an array, but is {type(value).__name__}. Use tinyconv.tensor(...)."
+    )
 
 
 def as_float(x: Tensor) -> Tensor:
-    """``x``, or its values in the default float where it holds integers or bools, as torch's exp, sqrt, ... take them."""
+    """``x``, or its values in the default float where it holds integers or bools, as torch's exp, sqrt, ...
+
+    take them.
+    """
     return x if is_float(x.data.dtype) else cast(x, default_float)
 
 

@@ -166,7 +166,9 @@ def mul(input: Operand, other: Operand) -> Tensor:
 
 
 def div(input: Operand, other: Operand, rounding_mode: str | None = None) -> Tensor:
-    """y = input / other, floating also for integers; ``rounding_mode`` 'floor' or 'trunc' rounds, and has gradient zero."""
+    """y = input / other, floating also for integers; ``rounding_mode`` 'floor' or 'trunc' rounds, and has
+    gradient zero.
+    """
     if rounding_mode is None:
         return Div()(*operands("div", input, other, floating=True))
     if rounding_mode not in ("floor", "trunc"):
@@ -574,7 +576,9 @@ def masked_fill(input: Tensor, mask: Operand, value: Operand) -> Tensor:
     mask = mask if isinstance(mask, Tensor) else Tensor(mask)
     filled = where(mask, cast(value, input.dtype) if isinstance(value, Tensor) else value, input)
     if filled.data.shape != input.data.shape:
-        raise ValueError(f"masked_fill: mask of shape {mask.shape} does not broadcast to the input's shape {input.shape}.")
+        raise ValueError(
+            f"masked_fill: mask of shape {mask.shape} does not broadcast to the input's shape {input.shape}."
+        )
     return cast(filled, input.dtype)
 
 

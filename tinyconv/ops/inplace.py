@@ -1,4 +1,6 @@
-"""Changing a tensor's memory, outside the tape: the version count goes up, so that a gradient that needed the old values says so."""
+"""Changing a tensor's memory, outside the tape: the version count goes up, so that a gradient that needed the
+old values says so.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def _writable(op: str, input: Tensor) -> Array:
 def _value(op: str, other: Any) -> Any:
     if isinstance(other, Tensor):
         if switches.recording and other.requires_grad:
-            raise RuntimeError(f"{op}: the value requires a gradient, which an in-place change would lose. Use where or cat.")
+            raise RuntimeError(
+                f"{op}: the value requires a gradient, which an in-place change would lose. Use where or cat."
+            )
         return other.data
     return other
 

@@ -14,10 +14,24 @@ from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.broadcast import expand, numel, sum_axes
 from tinyconv.ops.convert import as_tensor, cast
-from tinyconv.ops.elementwise import abs, div, eq, exp, isinf, isnan, log, logical_and, logical_or, maximum, minimum, mul
+from tinyconv.ops.elementwise import (
+    abs,
+    div,
+    eq,
+    exp,
+    isinf,
+    isnan,
+    log,
+    logical_and,
+    logical_or,
+    maximum,
+    minimum,
+    mul,
+    sqrt,
+    where,
+)
 from tinyconv.ops.elementwise import pow as power
-from tinyconv.ops.elementwise import sqrt, where
-from tinyconv.ops.shape import axes_of, axis_of, cat, flatten, flip, gather, narrow, reshape, squeeze, unsqueeze
+from tinyconv.ops.shape import axes_of, axis_of, cat, flip, gather, narrow, reshape, squeeze, unsqueeze
 
 Dims: TypeAlias = "int | Sequence[int] | None"
 
@@ -43,7 +57,9 @@ def mean(input: Tensor, dim: Dims = None, keepdim: bool = False, dtype: Any = No
     return div(sum_axes(x, axes, keepdim), numel(x.shape, axes))
 
 
-def var(input: Tensor, dim: Dims = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None) -> Tensor:
+def var(
+    input: Tensor, dim: Dims = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None
+) -> Tensor:
     """sum (x - mean)^2 / (n - correction) over ``dim``: unbiased by default; ``unbiased=False`` means correction 0."""
     x = as_tensor(input, "var")
     _needs_float("var", x)
@@ -53,7 +69,9 @@ def var(input: Tensor, dim: Dims = None, correction: int = 1, keepdim: bool = Fa
     return div(sum_axes(mul(centred, centred), axes, keepdim), builtins.max(degrees, 0))
 
 
-def std(input: Tensor, dim: Dims = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None) -> Tensor:
+def std(
+    input: Tensor, dim: Dims = None, correction: int = 1, keepdim: bool = False, unbiased: bool | None = None
+) -> Tensor:
     """Square root of :func:`var`; its gradient is 0 where the variance is 0."""
     return _sqrt_flat_at_zero(var(input, dim, correction, keepdim, unbiased))
 
@@ -157,12 +175,18 @@ def _arg(op: str, name: str, input: Tensor, dim: int | None, keepdim: bool) -> T
 
 
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Index (int64) of the largest element, the first of a tie; into the flattened tensor without ``dim``. NaN is largest."""
+    """Index (int64) of the largest element, the first of a tie; into the flattened tensor without ``dim``.
+
+    NaN is largest.
+    """
     return _arg("argmax", "argmax", input, dim, keepdim)
 
 
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """Index (int64) of the smallest element, the first of a tie; into the flattened tensor without ``dim``. NaN is smallest."""
+    """Index (int64) of the smallest element, the first of a tie; into the flattened tensor without ``dim``.
+
+    NaN is smallest.
+    """
     return _arg("argmin", "argmin", input, dim, keepdim)
 
 

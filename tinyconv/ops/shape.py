@@ -23,7 +23,9 @@ def axis_of(op: str, dim: int, ndim: int, name: str = "dim") -> int:
         raise TypeError(f"{op}: {name} must be an int, but is {dim!r}.") from None
     span = max(ndim, 1)  # a 0-d tensor takes dim 0 and -1, as in torch
     if not -span <= dim < span:
-        raise IndexError(f"{op}: {name}={dim} is out of range for a tensor with {ndim} axes; use {-span} to {span - 1}.")
+        raise IndexError(
+            f"{op}: {name}={dim} is out of range for a tensor with {ndim} axes; use {-span} to {span - 1}."
+        )
     return dim % span
 
 
@@ -82,7 +84,11 @@ def reshape(input: Tensor, *shape: int | Sequence[int]) -> Tensor:
     sizes = _flat(shape)
     total, unknown = input.data.size, [n for n in sizes if n == -1]
     known = prod(n for n in sizes if n != -1)
-    if len(unknown) > 1 or any(n < -1 for n in sizes) or (total % known if known else total) if unknown else known != total:
+    if (
+        len(unknown) > 1 or any(n < -1 for n in sizes) or (total % known if known else total)
+        if unknown
+        else known != total
+    ):
         raise ValueError(f"reshape: {input.shape} has {total} elements, which do not fit the shape {tuple(sizes)}.")
     if unknown and known == 0:
         raise ValueError(f"reshape: -1 in {tuple(sizes)} can be anything for a tensor without elements. Give the size.")
@@ -129,7 +135,10 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Axes ``start_dim`` to ``end_dim`` joined into one."""
-    first, last = axis_of("flatten", start_dim, input.ndim, "start_dim"), axis_of("flatten", end_dim, input.ndim, "end_dim")
+    first, last = (
+        axis_of("flatten", start_dim, input.ndim, "start_dim"),
+        axis_of("flatten", end_dim, input.ndim, "end_dim"),
+    )
     if first > last:
         raise ValueError(f"flatten: start_dim={start_dim} comes after end_dim={end_dim}.")
     return Reshape((*input.shape[:first], prod(input.shape[first : last + 1]), *input.shape[last + 1 :]))(input)
@@ -162,7 +171,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     shapes = [t.shape for t in listed]
     if any(len(s) == 0 for s in shapes):
         raise ValueError("cat: a 0-d tensor cannot be joined. Use stack, or unsqueeze it first.")
-    if any(len(s) != len(shapes[0]) or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
+    if any(
+        len(s) != len(shapes[0]) or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes
+    ):
         raise ValueError(f"cat: all sizes but that of dim {axis} must be equal, but the shapes are {shapes}.")
     dtype = common_dtype(listed)
     return Cat(axis)(*[cast(t, dtype) for t in listed])
@@ -329,7 +340,8 @@ def index_key(key: Any) -> tuple[Any, ...]:
 
 
 def getitem(input: Tensor, key: Any) -> Tensor:
-    """x[key] with ints, slices, None, ..., bool masks and integer tensors, arrays or lists, as NumPy and torch read them.
+    """x[key] with ints, slices, None, ..., bool masks and integer tensors, arrays or lists, as NumPy and torch read
+    them.
 
     Ints and slices give a view; the others a copy. Raises IndexError for what lies outside.
     """
@@ -347,10 +359,14 @@ def _along(op: str, input: Tensor, dim: int, index: Tensor) -> tuple[int, tuple[
     if index.ndim != input.ndim:
         raise ValueError(f"{op}: index needs as many axes as the input ({input.ndim}), but has {index.ndim}.")
     if any(i > n for a, (i, n) in enumerate(zip(index.shape, input.shape)) if a != axis):
-        raise ValueError(f"{op}: index of shape {index.shape} is larger than the input {input.shape} outside dim {axis}.")
+        raise ValueError(
+            f"{op}: index of shape {index.shape} is larger than the input {input.shape} outside dim {axis}."
+        )
     at = index.data
     if at.size and (int(at.min()) < 0 or int(at.max()) >= input.shape[axis]):
-        raise IndexError(f"{op}: index runs from {at.min()} to {at.max()}, but dim {axis} has size {input.shape[axis]}.")
+        raise IndexError(
+            f"{op}: index runs from {at.min()} to {at.max()}, but dim {axis} has size {input.shape[axis]}."
+        )
     xp = array_module(at)
     grid = [xp.arange(n).reshape([-1 if a == b else 1 for b in range(at.ndim)]) for a, n in enumerate(at.shape)]
     return axis, tuple(at if a == axis else grid[a] for a in range(at.ndim))
@@ -365,13 +381,15 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """y = input, y[i, index[i, j], ...] += src[i, j, ...] with the index in place ``dim``: the adjoint of :func:`gather`."""
+    """y = input, y[i, index[i, j], ...] += src[i, j, ...] with the index in place ``dim``: the adjoint of
+    :func:`gather`.
+    """
     index = as_tensor(index, "scatter_add", "index")
     src = as_tensor(src, "scatter_add", "src")
     _, key = _along("scatter_add", input, dim, index)
     if any(i > n for i, n in zip(index.shape, src.shape)) or src.dtype != input.dtype:
         raise ValueError(
-            f"scatter_add: src must have the input's dtype {input.dtype} and at least the shape of index {index.shape}, "
+            f"scatter_add: src must have the input's dtype {input.dtype} and at least the index's shape {index.shape}, "
             f"but is {src.dtype} {src.shape}."
         )
     picked = getitem(src, tuple(slice(n) for n in index.shape))

@@ -1,0 +1,200 @@
+"""The command line: tinyconv train, predict, info."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 after an error that a sentence explains, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        print(f"tinyconv {options.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tinyconv", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="train a network and write a report")
+    train.add_argument("model", help="the network: unet")
+    train.add_argument("--data", required=True, help="brain (comes with nilearn) or nuclei (under TINYCONV_DATA)")
+    train.add_argument("--out", type=Path, help="folder of the report; runs/MODEL-DATA by default")
+    train.add_argument("--epochs", type=int, help="times through the training set")
+    train.add_argument("--seed", type=int, default=0, help="the same seed gives the same bits")
+    train.add_argument("--workers", type=int, default=1, help="threads that prepare batches")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
+    train.set_defaults(run=_train)
+
+    predict = commands.add_parser("predict", help="segment images with a trained network")
+    predict.add_argument("checkpoint", type=Path, help="checkpoint.safetensors of a training")
+    predict.add_argument("images", type=Path, nargs="+", help="grey images (PNG, TIFF, JPEG)")
+    predict.add_argument("--out", type=Path, help="folder of the class maps; beside each image by default")
+    predict.set_defaults(run=_predict)
+
+    info = commands.add_parser("info", help="versions, kernels, threads, GPU, BLAS")
+    info.set_defaults(run=_info)
+    return parser
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace) -> None:
+    from tinyconv import io, recipes
+    from tinyconv.report import write_report
+    from tinyconv.training import ProgressBar
+
+    folder = options.out or Path("runs") / f"{options.model}-{options.data}"
+    plan = recipes.recipe(options.model, options.data)
+    epochs = plan.epochs if options.epochs is None else options.epochs
+    if epochs < 1:
+        raise ValueError(f"--epochs must be at least 1, but is {epochs}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer, test = recipes.make_trainer(
+        options.model, options.data, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),)
+    )
+    assert trainer.checkpoint is not None
+    if options.resume:
+        if not trainer.checkpoint.is_file():
+            raise FileNotFoundError(f"--resume: there is no {trainer.checkpoint}. Train without --resume first.")
+        state = io.load(trainer.checkpoint)
+        if state["config"] != trainer.config:
+            raise ValueError(
+                f"--resume: {trainer.checkpoint} was made with {state['config']}, this is {trainer.config}. "
+                f"Give the same options, or another --out."
+            )
+        trainer.load_state_dict(state)
+    try:
+        trainer.fit(epochs)
+    except KeyboardInterrupt:
+        print(f"\nStopped; {trainer.checkpoint} is written. The same command with --resume goes on.", file=sys.stderr)
+        raise
+    metrics, examples = recipes.evaluate(plan, trainer.model, test)
+    metrics["seconds"] = sum(row["seconds"] for row in trainer.history)
+    write_report(folder, trainer.history, metrics, examples, plan.classes)
+    _print_scores(plan.classes, metrics)
+    print(f"report: {folder}/ (metrics.json, curves.png, examples.png, checkpoint.safetensors)")
+
+
+def _print_scores(classes: Sequence[str], metrics: dict[str, Any]) -> None:
+    print(f"\nheld-out: {metrics['images']} images, trained in {metrics['seconds']:.0f} s")
+    print(f"{'':12s}" + "".join(f"{name:>16s}" for name in (*classes[1:], "mean")))
+    for who in ("network", "thresholds"):
+        if who in metrics:
+            for measure in ("dice", "iou"):
+                values = [metrics[who][measure][name] for name in classes[1:]] + [metrics[who][f"mean_{measure}"]]
+                print(f"{who} {measure}".ljust(18)[:18].ljust(12) + "".join(f"{value:16.3f}" for value in values))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from tinyconv import io, models, recipes
+
+    state = io.load(options.checkpoint)
+    try:
+        config = state["config"]
+        plan = recipes.recipe(config["model"], config["data"])
+        network = models.UNet(**config["network"])
+        network.load_state_dict(state["model"])
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{options.checkpoint} is not the checkpoint of a training. Make one with tinyconv train."
+        ) from None
+    for path in options.images:
+        image = plan.normalise(_read_grey(path))
+        classes = recipes.predict(network, image[None, None])[0]
+        target = (options.out or path.parent) / f"{path.stem}_classes.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_classes(target, classes)
+        shares = ", ".join(f"{name} {np.mean(classes == c):.1%}" for c, name in enumerate(plan.classes))
+        print(f"{target}: {shares}")
+
+
+def _read_grey(path: Path) -> NDArray[np.float32]:
+    """A grey image as float32 (H, W), in its own intensity units."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ImportError("reading images needs Pillow, which is missing: pip install pillow") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image {path}.")
+    with Image.open(path) as image:
+        array = np.asarray(image, np.float32)
+    if array.ndim != 2:
+        raise ValueError(
+            f"{path} must be a grey image, but has the shape {array.shape}. Convert it to 8-bit grey first."
+        )
+    return array
+
+
+def _write_classes(path: Path, classes: NDArray[np.int64]) -> None:
+    """A PNG whose pixel values are the class numbers, with a palette that shows them."""
+    from PIL import Image, ImageColor
+
+    from tinyconv.report import CLASS_COLOURS
+
+    image = Image.fromarray(classes.astype(np.uint8), mode="P")
+    image.putpalette([part for colour in CLASS_COLOURS for part in ImageColor.getrgb(colour)])
+    image.save(path)
+
+
+def _info(options: argparse.Namespace) -> None:
+    import tinyconv
+    from tinyconv import kernels
+
+    print(f"tinyconv    {tinyconv.__version__}")
+    print(f"python      {platform.python_version()} on {platform.machine()}, {platform.system()}")
+    for name in ("numpy", "numba", "cupy", "safetensors", "matplotlib", "nilearn", "nibabel", "pillow", "tqdm"):
+        print(f"{name:11s} {_version(name)}")
+    print(f"threads     {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}")
+    print(f"BLAS        {_blas()}")
+    print(f"GPU         {_gpu()}")
+    print(f"kernels\n{kernels.table()}")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _blas() -> str:
+    config: Any = np.show_config(mode="dicts")
+    blas = config["Build Dependencies"]["blas"]
+    core = os.environ.get("OPENBLAS_CORETYPE")
+    return f"{blas['name']} {blas['version']}" + (f", held to its {core} kernels by OPENBLAS_CORETYPE" if core else "")
+
+
+def _gpu() -> str:
+    if find_spec("cupy") is None:
+        return "none: CuPy is not installed (pip install 'tinyconv[gpu]')"
+    import cupy
+
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+        return ", ".join(cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count))
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return f"none: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
