@@ -21,8 +21,8 @@ from tinyconv.autograd import (
     no_grad,
     set_grad_enabled,
 )
-
-# KERNELS
+from tinyconv.kernels import use_kernels
+from tinyconv.ops.activation import erf
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_tensor, clone
 from tinyconv.ops.create import arange, eye, from_dlpack, from_numpy, full, linspace, ones, tensor, zeros
@@ -75,7 +75,8 @@ from tinyconv.ops.elementwise import (
     where,
     zeros_like,
 )
-from tinyconv.ops.matmul import matmul
+from tinyconv.ops.matmul import einsum, matmul
+from tinyconv.ops.random import get_rng_state, manual_seed, set_rng_state
 from tinyconv.ops.reduce import (
     all,
     amax,
