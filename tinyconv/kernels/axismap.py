@@ -36,7 +36,8 @@ class AxisMap:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """(outputs, inputs, weights) of the first triple of every output, of the second, ...: each output at most once a layer."""
+        """(outputs, inputs, weights) of the first triple of every output, of the second, ...: each output at most
+        once a layer."""
         firsts = np.searchsorted(self.outputs, self.outputs)  # where the triples of the same output begin
         rank = np.arange(len(self.outputs)) - firsts
         chosen = (rank == r for r in range(rank.max(initial=-1) + 1))
@@ -46,12 +47,14 @@ class AxisMap:
     def readers(self) -> list[list[tuple[int, float]]]:
         """For each output the (input, weight) pairs that it reads."""
         pairs: list[list[tuple[int, float]]] = [[] for _ in range(self.output)]
-        for o, i, weight in zip(self.outputs, self.inputs, self.weights):
-            pairs[o].append((int(i), weight))
+        for o, i, weight in zip(self.outputs.tolist(), self.inputs.tolist(), self.weights.tolist()):
+            pairs[o].append((i, weight))
         return pairs
 
 
-def axis_map(size: int, taps: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], dtype: type[np.floating]) -> AxisMap:
+def axis_map(
+    size: int, taps: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], dtype: type[np.floating]
+) -> AxisMap:
     """The map whose output o reads the inputs ``taps[o]`` with ``weights[o]``."""
     outputs = np.repeat(np.arange(len(taps)), [len(t) for t in taps])
     inputs = np.fromiter((i for row in taps for i in row), np.int64, len(outputs))

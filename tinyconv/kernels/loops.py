@@ -254,7 +254,7 @@ def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
         for o, pairs in enumerate(axis_map.readers):
             for i, weight in pairs:
                 before = (slice(None),) * axis
-                y[(*before, o)] += x[(*before, i)] * float(weight)
+                y[(*before, o)] += x[(*before, i)] * weight
         x = y
     return x.astype(dtype)
 
