@@ -1,4 +1,4 @@
-"""All operators under the names of torch.nn.functional; each one is defined, and explained, in a file of tinyconv.ops."""
+"""All operators under the names of torch.nn.functional; each is defined and explained in a file of tinyconv.ops."""
 
 from __future__ import annotations
 
