@@ -1,0 +1,394 @@
+"""Activations: element by element, and the softmax family along one axis.
+
+At a kink the derivative is torch's: 0 for relu, relu6 and hardtanh, the left one for leaky_relu and elu.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.tensor import Array
+from tinyconv.kernels.arrays import array_module, sum_dtype
+from tinyconv.ops.convert import as_tensor, cast
+from tinyconv.ops.elementwise import abs as absolute
+from tinyconv.ops.elementwise import clamp, exp, expm1, log1p, sigmoid, tanh, where
+from tinyconv.ops.shape import axis_of
+from tinyconv.ops.windows import require_float
+
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_SCALE = 1.0507009873554804934193349852946
+
+
+# --------------------------------------------------------------------------------------------------
+# Gates: some elements pass, the others become 0
+
+
+def gated(x: Array, keep: Array) -> Array:
+    """x where ``keep``, else 0: a bitwise and with all ones or all zeros. where() branches, and is several times
+    slower.
+    """
+    integer = f"i{x.dtype.itemsize}"
+    bits = keep.astype(integer)
+    bits *= -1
+    bits &= x.view(integer)
+    return bits.view(x.dtype)
+
+
+class Gate(Function):
+    """y = x where ``keep``, else 0, also where x is NaN or infinite. Linear, and its own transpose."""
+
+    def __init__(self, keep: Array) -> None:
+        self.keep = keep
+
+    def forward(self, x: Array) -> Array:
+        return gated(x, self.keep)
+
+    def backward(self, g: Tensor) -> Tensor:
+        return Gate(self.keep)(g)
+
+
+class Relu(Function):
+    """y = max(x, 0);  y' = 1 where y > 0, else 0; NaN stays and lets the gradient pass"""
+
+    saves_output = True
+
+    def forward(self, x: Array) -> Array:
+        return array_module(x).maximum(x, x.dtype.type(0))
+
+    def backward(self, g: Tensor) -> Tensor:
+        return Gate(~(self.saved_output.data <= 0))(g)
+
+
+class Clip(Function):
+    """y = min(max(x, low), high);  y' = 1 strictly between the bounds, else 0"""
+
+    saves = (0,)
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def forward(self, x: Array) -> Array:
+        return array_module(x).clip(x, x.dtype.type(self.low), x.dtype.type(self.high))
+
+    def backward(self, g: Tensor) -> Tensor:
+        x = self.saved_inputs[0].data
+        return Gate(~((x <= self.low) | (x >= self.high)))(g)
+
+
+def relu(input: Tensor) -> Tensor:
+    """y = max(input, 0). Any shape. The derivative at 0 is 0. Source: Nair and Hinton, ICML 2010."""
+    return Relu()(as_tensor(input, "relu"))
+
+
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """y = input moved into [min_val, max_val]. The derivative on the bounds is 0 (clamp's is 1)."""
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val must not exceed max_val, but min_val={min_val} and max_val={max_val}.")
+    return Clip(min_val, max_val)(as_tensor(input, "hardtanh"))
+
+
+def relu6(input: Tensor) -> Tensor:
+    """y = min(max(input, 0), 6)"""
+    return Clip(0.0, 6.0)(as_tensor(input, "relu6"))
+
+
+def hardsigmoid(input: Tensor) -> Tensor:
+    """y = min(max(input + 3, 0), 6) / 6"""
+    return hardtanh(require_float("hardsigmoid", "input", input) + 3, 0.0, 6.0) / 6
+
+
+def hardswish(input: Tensor) -> Tensor:
+    """y = input * min(max(input + 3, 0), 6) / 6. Source: Howard et al., ICCV 2019, section 5.2."""
+    x = require_float("hardswish", "input", input)
+    return x * relu6(x + 3) / 6
+
+
+def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
+    """y = input where input > threshold, else value; NaN stays"""
+    x = as_tensor(input, "threshold")
+    return where(x <= threshold, value, x)
+
+
+# --------------------------------------------------------------------------------------------------
+# Two slopes
+
+
+class Slopes(Function):
+    """y = x where ``positive``, else slope * x. Linear, and its own transpose."""
+
+    def __init__(self, positive: Array, slope: float) -> None:
+        self.positive, self.slope = positive, slope
+
+    def forward(self, x: Array) -> Array:
+        y = gated(x * x.dtype.type(self.slope), ~self.positive)
+        y += gated(x, self.positive)
+        return y
+
+    def backward(self, g: Tensor) -> Tensor:
+        return Slopes(self.positive, self.slope)(g)
+
+
+def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """y = input where input > 0, else negative_slope * input. Source: Maas et al., ICML 2013."""
+    x = require_float("leaky_relu", "input", input)
+    return Slopes(x.data > 0, negative_slope)(x)
+
+
+def prelu(input: Tensor, weight: Tensor) -> Tensor:
+    """y = input where input > 0, else weight * input, with one weight, or one for each channel (axis 1).
+
+    input (N, C, ...) or any shape with a single weight; weight (1,) or (C,). Source: He et al., ICCV 2015, equation 1.
+    """
+    x, a = require_float("prelu", "input", input), as_tensor(weight, "prelu", "weight")
+    if x.dtype != a.dtype:
+        raise TypeError(f"prelu: weight must have the input's dtype {x.dtype}, but is {a.dtype}. Cast one of them.")
+    if a.ndim > 1:
+        raise ValueError(f"prelu: weight must have shape (1,) or (channels,), but has {a.shape}.")
+    if a.data.size != 1:
+        channels = x.shape[1] if x.ndim > 1 else 1
+        if a.data.size != channels:
+            raise ValueError(
+                f"prelu: weight must hold 1 value or one for each of the {channels} channels (input.shape[1]), "
+                f"but has shape {a.shape}."
+            )
+        a = a.reshape(channels, *[1] * (x.ndim - 2))
+    elif x.ndim == 0:
+        a = a.reshape(())
+    return where(x > 0, x, a * x)
+
+
+def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """y = input where input > 0, else alpha (e^input - 1). Source: Clevert et al., ICLR 2016, equation 15."""
+    x = require_float("elu", "input", input)
+    return where(x > 0, x, expm1(clamp(x, max=0)) * alpha)
+
+
+def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """y = input where input > 0, else alpha (e^(input / alpha) - 1). Source: Barron, arXiv 1704.07483."""
+    x = require_float("celu", "input", input)
+    if alpha == 0:
+        raise ValueError("celu: alpha must not be 0.")
+    return where(x > 0, x, expm1(clamp(x, max=0) / alpha) * alpha)
+
+
+def selu(input: Tensor) -> Tensor:
+    """y = 1.0507 elu(input, alpha=1.6733): keeps mean 0 and variance 1. Source: Klambauer et al., NIPS 2017."""
+    return elu(input, _SELU_ALPHA) * _SELU_SCALE
+
+
+# --------------------------------------------------------------------------------------------------
+# Smooth
+
+
+class LogSigmoid(Function):
+    """y = -log(1 + e^-x);  y' = sigmoid(-x)"""
+
+    saves = (0,)
+
+    def forward(self, x: Array) -> Array:
+        xp = array_module(x)
+        return xp.minimum(x, x.dtype.type(0)) - xp.log1p(xp.exp(-xp.abs(x)))
+
+    def backward(self, g: Tensor) -> Tensor:
+        (x,) = self.saved_inputs
+        return g * sigmoid(-x)
+
+
+def logsigmoid(input: Tensor) -> Tensor:
+    """y = log(1 / (1 + e^-input)), exact for any magnitude"""
+    return LogSigmoid()(require_float("logsigmoid", "input", input))
+
+
+def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """y = log(1 + e^(beta input)) / beta, and input itself where beta * input > threshold"""
+    x = require_float("softplus", "input", input)
+    steep = x * beta
+    return where(steep > threshold, x, log1p(exp(clamp(steep, max=threshold))) / beta)
+
+
+def softsign(input: Tensor) -> Tensor:
+    """y = input / (1 + |input|)"""
+    x = require_float("softsign", "input", input)
+    return x / (absolute(x) + 1)
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """y = input - tanh(input)"""
+    x = require_float("tanhshrink", "input", input)
+    return x - tanh(x)
+
+
+def silu(input: Tensor) -> Tensor:
+    """y = input * sigmoid(input), also called swish. Source: Elfwing et al., Neural Networks 107, 2018."""
+    x = require_float("silu", "input", input)
+    return x * sigmoid(x)
+
+
+def mish(input: Tensor) -> Tensor:
+    """y = input * tanh(softplus(input)). Source: Misra, BMVC 2020."""
+    x = require_float("mish", "input", input)
+    return x * tanh(softplus(x))
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """y = a * sigmoid(b), a and b the halves of input along ``dim``. Source: Dauphin et al., ICML 2017, equation 1."""
+    x = require_float("glu", "input", input)
+    if x.ndim == 0:
+        raise ValueError("glu: input must have an axis to halve, but is 0-d.")
+    axis = axis_of("glu", dim, x.ndim)
+    size = x.shape[axis]
+    if size % 2:
+        raise ValueError(f"glu: input must have an even size along dim={dim}, but has {size} (input.shape={x.shape}).")
+    before = (slice(None),) * axis
+    return x[(*before, slice(None, size // 2))] * sigmoid(x[(*before, slice(size // 2, None))])
+
+
+# erf(x) = x A(x^2)/B(x^2) below 15/32, and 1 - exp(-x^2) C(x)/D(x) above, highest power first. Source: Cody, "Rational
+# Chebyshev approximations for the error function", Mathematics of Computation 23, 1969, with the constants of his
+# CALERF.
+_ERF_A = (
+    1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3,
+)  # fmt: skip
+_ERF_B = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
+_ERF_C = (
+    2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1, 2.98635138197400131e2,
+    8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
+)  # fmt: skip
+_ERF_D = (
+    1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
+    3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
+)  # fmt: skip
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """Horner's scheme, highest power first, in one array."""
+    y = x * coefficients[0]
+    y += coefficients[1]
+    for c in coefficients[2:]:
+        y *= x
+        y += c
+    return y
+
+
+class Erf(Function):
+    """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to x;  y' = 2/sqrt(pi) e^(-x^2)"""
+
+    saves = (0,)
+
+    def forward(self, x: Array) -> Array:
+        xp = array_module(x)
+        size = xp.minimum(xp.abs(x), x.dtype.type(6))  # beyond 6 it is 1 to the last bit; NaN stays
+        large = xp.exp(-size * size) * _polynomial(_ERF_C, size) / _polynomial(_ERF_D, size)
+        small = xp.minimum(size, x.dtype.type(0.46875))
+        square = small * small
+        near_zero = small * _polynomial(_ERF_A, square) / _polynomial(_ERF_B, square)
+        return xp.copysign(xp.where(size <= 0.46875, near_zero, 1 - large), x)
+
+    def backward(self, g: Tensor) -> Tensor:
+        (x,) = self.saved_inputs
+        return g * exp(-x * x) * (2 / math.sqrt(math.pi))
+
+
+def erf(input: Tensor) -> Tensor:
+    """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to input, to 1e-15 in float64"""
+    return Erf()(require_float("erf", "input", input))
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """y = input * Phi(input), Phi the distribution function of a standard normal variable.
+
+    ``approximate='none'``: Phi(x) = (1 + erf(x / sqrt 2)) / 2;
+    ``approximate='tanh'``: Phi(x) = (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2.
+    Source: Hendrycks and Gimpel, arXiv 1606.08415.
+    """
+    x = require_float("gelu", "input", input)
+    if approximate == "none":
+        return x * (erf(x * math.sqrt(0.5)) + 1) * 0.5
+    if approximate == "tanh":
+        return x * (tanh((x * x * x * 0.044715 + x) * math.sqrt(2 / math.pi)) + 1) * 0.5
+    raise ValueError(f"gelu: approximate must be 'none' or 'tanh', but is {approximate!r}.")
+
+
+# --------------------------------------------------------------------------------------------------
+# Along an axis
+
+
+def _shifted(x: Array, axis: int) -> Array:
+    """x minus its maximum along the axis, so that exp cannot overflow, in a dtype wide enough for the sum to come."""
+    wide = x.astype(sum_dtype(x.dtype), copy=False)
+    with np.errstate(invalid="ignore"):  # all minus infinity: NaN, as it should be
+        return wide - wide.max(axis=axis, keepdims=True, initial=-math.inf)
+
+
+class Softmax(Function):
+    """y = e^x / sum e^x along an axis;  dx = y (g - sum g y)"""
+
+    saves_output = True
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, x: Array) -> Array:
+        y = _shifted(x, self.axis)
+        array_module(x).exp(y, out=y)
+        y /= y.sum(axis=self.axis, keepdims=True)
+        return y.astype(x.dtype, copy=False)
+
+    def backward(self, g: Tensor) -> Tensor:
+        y = self.saved_output
+        gy = g * y
+        return gy - y * gy.sum(self.axis, keepdim=True)
+
+
+class LogSoftmax(Function):
+    """y = x - log sum e^x along an axis;  dx = g - e^y sum g"""
+
+    saves_output = True
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, x: Array) -> Array:
+        xp = array_module(x)
+        y = _shifted(x, self.axis)
+        with np.errstate(divide="ignore"):  # an axis of size 0
+            y -= xp.log(xp.exp(y).sum(axis=self.axis, keepdims=True))
+        return y.astype(x.dtype, copy=False)
+
+    def backward(self, g: Tensor) -> Tensor:
+        return g - exp(self.saved_output) * g.sum(self.axis, keepdim=True)
+
+
+def _along(op: str, function: type[Softmax] | type[LogSoftmax], x: Tensor, dim: int) -> Tensor:
+    axis = axis_of(op, dim, x.ndim)
+    # A 0-d tensor counts as one axis of size 1.
+    y: Tensor = function(axis)(x if x.ndim else x.reshape(1))
+    return y if x.ndim else y.reshape(())
+
+
+def _softmax_input(op: str, input: Tensor, dtype: DTypeLike | None) -> Tensor:
+    x = as_tensor(input, op)
+    return require_float(op, "input", x if dtype is None else cast(x, dtype))
+
+
+def softmax(input: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
+    """y = e^input / sum of e^input along ``dim``: positive, and 1 in sum. Any shape.
+
+    ``dtype`` casts the input first. Shifting by the maximum keeps it exact for any magnitude; all minus infinity gives
+    NaN.
+    """
+    return _along("softmax", Softmax, _softmax_input("softmax", input, dtype), dim)
+
+
+def log_softmax(input: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
+    """y = log softmax(input, dim), without the loss of digits and the -inf that log of softmax would have."""
+    return _along("log_softmax", LogSoftmax, _softmax_input("log_softmax", input, dtype), dim)
+
+
+def softmin(input: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
+    """y = softmax(-input, dim)"""
+    return _along("softmin", Softmax, -_softmax_input("softmin", input, dtype), dim)
