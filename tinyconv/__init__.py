@@ -24,6 +24,21 @@ from tinyconv.autograd import (
 from tinyconv.kernels import use_kernels
 from tinyconv.ops.activation import erf
 from tinyconv.ops.broadcast import expand
+from tinyconv.ops.compare import (
+    eq,
+    ge,
+    gt,
+    isfinite,
+    isinf,
+    isnan,
+    le,
+    logical_and,
+    logical_not,
+    logical_or,
+    logical_xor,
+    lt,
+    ne,
+)
 from tinyconv.ops.convert import as_tensor, clone
 from tinyconv.ops.create import arange, eye, from_dlpack, from_numpy, full, linspace, ones, tensor, zeros
 from tinyconv.ops.elementwise import (
@@ -33,29 +48,16 @@ from tinyconv.ops.elementwise import (
     clamp,
     cos,
     div,
-    eq,
     exp,
     expm1,
     floor,
     floor_divide,
-    ge,
-    gt,
-    isfinite,
-    isinf,
-    isnan,
-    le,
     log,
     log1p,
-    logical_and,
-    logical_not,
-    logical_or,
-    logical_xor,
-    lt,
     masked_fill,
     maximum,
     minimum,
     mul,
-    ne,
     neg,
     ones_like,
     pow,

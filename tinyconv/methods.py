@@ -14,13 +14,13 @@ import numpy as np
 
 from tinyconv.autograd import Function, Tensor, tape
 from tinyconv.autograd.tensor import Array
-from tinyconv.ops import convert, create, elementwise, inplace, matmul, reduce, shape
+from tinyconv.ops import compare, convert, create, elementwise, inplace, matmul, reduce, shape
 from tinyconv.ops.broadcast import expand
 
 _NAMES = {
-    elementwise: "abs add ceil clamp cos div eq exp expm1 floor floor_divide ge gt isfinite isinf isnan le log log1p "
-    "logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mul ne neg pow reciprocal remainder "
-    "round rsqrt sigmoid sign sin sqrt square sub tan tanh trunc",
+    elementwise: "abs add ceil clamp cos div exp expm1 floor floor_divide log log1p masked_fill maximum minimum mul "
+    "neg pow reciprocal remainder round rsqrt sigmoid sign sin sqrt square sub tan tanh trunc",
+    compare: "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne",
     reduce: "all amax amin any argmax argmin cumsum logsumexp max mean min norm prod std sum var",
     shape: "chunk flatten flip gather index_select movedim narrow permute repeat reshape roll scatter_add split "
     "squeeze "
@@ -64,14 +64,14 @@ for _name, _function in _OPERATORS.items():
     setattr(Tensor, f"__{_name}__", _function)
     setattr(Tensor, f"__r{_name}__", _reflected(_function))
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Tensor, f"__{_name}__", _or_not_implemented(getattr(elementwise, _name)))
+    setattr(Tensor, f"__{_name}__", _or_not_implemented(getattr(compare, _name)))
 _OTHERS = {
     "__neg__": elementwise.neg,
     "__abs__": elementwise.abs,
-    "__invert__": elementwise.logical_not,
-    "__and__": elementwise.logical_and,
-    "__or__": elementwise.logical_or,
-    "__xor__": elementwise.logical_xor,
+    "__invert__": compare.logical_not,
+    "__and__": compare.logical_and,
+    "__or__": compare.logical_or,
+    "__xor__": compare.logical_xor,
     "__getitem__": shape.getitem,
     "__setitem__": inplace.setitem,
     "expand": expand,
@@ -281,12 +281,12 @@ _UFUNCS: dict[np.ufunc, Callable[..., Tensor]] = {
     np.power: elementwise.pow,
     np.negative: elementwise.neg,
     np.absolute: elementwise.abs,
-    np.equal: elementwise.eq,
-    np.not_equal: elementwise.ne,
-    np.less: elementwise.lt,
-    np.less_equal: elementwise.le,
-    np.greater: elementwise.gt,
-    np.greater_equal: elementwise.ge,
+    np.equal: compare.eq,
+    np.not_equal: compare.ne,
+    np.less: compare.lt,
+    np.less_equal: compare.le,
+    np.greater: compare.gt,
+    np.greater_equal: compare.ge,
     np.subtract: elementwise.sub,
     np.multiply: elementwise.mul,
     np.matmul: matmul.matmul,
@@ -295,7 +295,7 @@ for _name in (
     "add exp expm1 log log1p sqrt square sin cos tan tanh sign floor ceil trunc maximum minimum floor_divide "
     "remainder reciprocal isnan isinf isfinite logical_and logical_or logical_xor logical_not".split()
 ):
-    _UFUNCS[getattr(np, _name)] = getattr(elementwise, _name)
+    _UFUNCS[getattr(np, _name)] = getattr(elementwise if hasattr(elementwise, _name) else compare, _name)
 
 
 @_method

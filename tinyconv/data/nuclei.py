@@ -64,7 +64,10 @@ def _read_grey(path: Path) -> NDArray[np.uint8]:
 
 
 def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
-    """(x - p1) / (p99.8 - p1) with percentiles of the image itself: exposure differs by a factor of 15 between images."""
+    """(x - p1) / (p99.8 - p1), with percentiles of the image itself.
+
+    The exposure of these images differs by a factor of 15.
+    """
     low, high = np.percentile(image, (1, 99.8))
     return (image - np.float32(low)) / np.float32(max(high - low, 1))  # a flat image stays finite
 

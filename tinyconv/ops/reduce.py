@@ -13,17 +13,19 @@ from tinyconv.autograd.dtypes import is_float
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.broadcast import expand, numel, sum_axes
+from tinyconv.ops.compare import (
+    eq,
+    isinf,
+    isnan,
+    logical_and,
+    logical_or,
+)
 from tinyconv.ops.convert import as_tensor, cast
 from tinyconv.ops.elementwise import (
     abs,
     div,
-    eq,
     exp,
-    isinf,
-    isnan,
     log,
-    logical_and,
-    logical_or,
     maximum,
     minimum,
     mul,

@@ -1,0 +1,79 @@
+"""Comparison and logic, element by element: bools, outside the tape, since they have no gradient."""
+
+from __future__ import annotations
+
+from tinyconv.autograd import Tensor
+from tinyconv.kernels.arrays import array_module
+from tinyconv.ops.elementwise import Operand, operands
+
+
+def _compare(op: str, name: str, a: Operand, b: Operand) -> Tensor:
+    """The array function ``name`` of two operands, compared by value, outside the tape."""
+    left, right = operands(op, a.detach() if isinstance(a, Tensor) else a, b.detach() if isinstance(b, Tensor) else b)
+    xp = array_module(left.data, right.data)
+    return Tensor.wrap(xp.asarray(getattr(xp, name)(left.data, right.data)))
+
+
+def eq(input: Operand, other: Operand) -> Tensor:
+    """input == other, element by element"""
+    return _compare("eq", "equal", input, other)
+
+
+def ne(input: Operand, other: Operand) -> Tensor:
+    """input != other, element by element"""
+    return _compare("ne", "not_equal", input, other)
+
+
+def lt(input: Operand, other: Operand) -> Tensor:
+    """input < other, element by element"""
+    return _compare("lt", "less", input, other)
+
+
+def le(input: Operand, other: Operand) -> Tensor:
+    """input <= other, element by element"""
+    return _compare("le", "less_equal", input, other)
+
+
+def gt(input: Operand, other: Operand) -> Tensor:
+    """input > other, element by element"""
+    return _compare("gt", "greater", input, other)
+
+
+def ge(input: Operand, other: Operand) -> Tensor:
+    """input >= other, element by element"""
+    return _compare("ge", "greater_equal", input, other)
+
+
+def logical_and(input: Operand, other: Operand) -> Tensor:
+    """True where both are not zero"""
+    return _compare("logical_and", "logical_and", input, other)
+
+
+def logical_or(input: Operand, other: Operand) -> Tensor:
+    """True where one is not zero"""
+    return _compare("logical_or", "logical_or", input, other)
+
+
+def logical_xor(input: Operand, other: Operand) -> Tensor:
+    """True where exactly one is not zero"""
+    return _compare("logical_xor", "logical_xor", input, other)
+
+
+def logical_not(input: Tensor) -> Tensor:
+    """True where input is zero"""
+    return eq(input, False) if input.data.dtype.kind == "b" else eq(input, 0)
+
+
+def isnan(input: Tensor) -> Tensor:
+    """True where input is NaN"""
+    return ne(input, input)
+
+
+def isinf(input: Tensor) -> Tensor:
+    """True where input is plus or minus infinity"""
+    return eq(Tensor.wrap(array_module(input.data).abs(input.data)), float("inf"))
+
+
+def isfinite(input: Tensor) -> Tensor:
+    """True where input is neither NaN nor infinite"""
+    return logical_not(logical_or(isnan(input), isinf(input)))
