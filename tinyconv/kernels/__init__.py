@@ -195,7 +195,7 @@ def fold(cols: Array, g: Geometry) -> Array:
 
 
 def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
-    """y[..., o] = sum of weight * x[..., i] over the triples (o, i, weight) of the last axes, one axis after the other."""
+    """y[..., o] = sum of weight * x[..., i] over the triples (o, i, weight) of one of the last axes after the other."""
     return kernel("resample")(x, maps)
 
 

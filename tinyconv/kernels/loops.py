@@ -246,7 +246,7 @@ def fold(cols: Array, g: Geometry) -> Array:
 
 
 def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
-    """y[..., o] = sum of weight * x[..., i] over the triples (o, i, weight) of the last axes, one axis after the other."""
+    """y[..., o] = sum of weight * x[..., i] over the triples (o, i, weight) of one of the last axes after the other."""
     dtype = native(x).dtype
     x = x.astype(object)
     for axis, axis_map in enumerate(maps, x.ndim - len(maps)):
