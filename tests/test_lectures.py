@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import make_notebooks
 import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+import make_notebooks
 
 LABS = [pytest.param(source, id=source.stem) for source in make_notebooks.sources()]
 

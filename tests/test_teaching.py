@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import make_notebooks
 import matplotlib.pyplot as plt
 import pytest
 
+import make_notebooks
 from tinyconv.teaching import NotSolved, Quiz, show
 
 LAB = """# %% [markdown]
