@@ -210,7 +210,7 @@ def batch_norm(
     named = dict(running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     mean, var, w, b = (_vector("batch_norm", name, value, channels, x, of) for name, value in named.items())
     _positive_eps("batch_norm", eps)
-    per_channel = (1, *channels, 1)
+    per_channel: tuple[int, ...] = (1, *channels, 1)
     if not training:
         if mean is None or var is None:
             raise ValueError("batch_norm: running_mean and running_var must be given unless training=True.")
