@@ -228,7 +228,7 @@ def alexnet_v2() -> list[tuple[int, int, int, int]]:
 
 
 def resnet_v1_50() -> list[tuple[int, int, int, int]]:
-    """Bottlenecks 1x1, 3x3, 1x1; the last unit of a block strides; the first pooling pads an even image only after it."""
+    """Bottlenecks 1x1, 3x3, 1x1; the last unit of a block strides; the first pooling pads only after the image."""
     layers = [(7, 2, 3, 1), (3, 2, 0, 1)]
     for units, stride in ((3, 2), (4, 2), (6, 2), (3, 1)):
         for unit in range(units):

@@ -15,7 +15,7 @@ Shapes: G groups, K taps of a window, T images in a tile, P output positions in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -62,17 +62,16 @@ def _scatter(columns: Array, g: Geometry, x: Array) -> None:
         x[inp] += columns[:, :, tap][out]
 
 
-def _tiles(g: Geometry, images: int, row_bytes: int) -> Iterator[tuple[slice, slice, Geometry]]:
-    """Tiles (images, output rows, their geometry) whose columns stay under the scratch limit.
+def _tiles(g: Geometry, images: int, row_bytes: int) -> list[tuple[slice, slice, Geometry]]:
+    """Tiles (images, output rows, their geometry) whose columns stay under the scratch limit, the largest first.
 
     ``row_bytes`` is what the columns of one output row of one image take. Whole images where at least one fits.
     """
-    rows = max(1, min(g.output[0], scratch_limit() // row_bytes))
-    together = max(1, scratch_limit() // (row_bytes * g.output[0]))
-    for n in range(0, images, together):
-        for r in range(0, g.output[0], rows):
-            last = min(r + rows, g.output[0])
-            yield slice(n, min(n + together, images)), slice(r, last), g.rows(r, last)
+    height = g.output[0]
+    rows = max(1, min(height, scratch_limit() // row_bytes))
+    together = max(1, scratch_limit() // (row_bytes * height))
+    parts = [(slice(r, min(r + rows, height)), g.rows(r, min(r + rows, height))) for r in range(0, height, rows)]
+    return [(slice(n, min(n + together, images)), *part) for n in range(0, images, together) for part in parts]
 
 
 class _Columns:
@@ -82,7 +81,7 @@ class _Columns:
         self.shape = (groups, channels // groups, prod(g.kernel))
         row_bytes = channels * prod(g.kernel) * prod(g.output[1:]) * dtype.itemsize
         self.tiles = list(_tiles(g, images, row_bytes))
-        largest = max((prod(self._sizes(batch, tile)) for batch, _, tile in self.tiles), default=0)
+        largest = next((prod(self._sizes(batch, tile)) for batch, _, tile in self.tiles), 0)
         self.buffer = xp.empty(prod(self.shape) * largest, dtype)
 
     @staticmethod
