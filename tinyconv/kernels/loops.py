@@ -253,8 +253,7 @@ def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
         y = np.zeros((*x.shape[:axis], axis_map.output, *x.shape[axis + 1 :]), object)
         for o, pairs in enumerate(axis_map.readers):
             for i, weight in pairs:
-                before = (slice(None),) * axis
-                y[(*before, o)] += x[(*before, i)] * weight
+                y.swapaxes(0, axis)[o] += x.swapaxes(0, axis)[i] * weight
         x = y
     return x.astype(dtype)
 
