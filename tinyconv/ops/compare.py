@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyconv.autograd import Tensor
 from tinyconv.kernels.arrays import array_module
-from tinyconv.ops.elementwise import Operand, operands
+from tinyconv.ops.operands import Operand, operands
 
 
 def _compare(op: str, name: str, a: Operand, b: Operand) -> Tensor:

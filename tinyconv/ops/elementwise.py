@@ -6,64 +6,14 @@ gradient of ``expand`` is a sum. The rest of the file therefore sees equal shape
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor
-from tinyconv.autograd.dtypes import default_float, is_float, result_dtype, scalar_dtype
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_float, as_tensor, cast
-
-#: What an operator takes beside a tensor: another tensor, an array, or a number.
-Operand: TypeAlias = "Tensor | np.ndarray[Any, Any] | bool | int | float"
-
-
-# --------------------------------------------------------------------------------------------------
-# Bringing two operands together
-
-
-def common_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that all broadcast to, or a ValueError that names them."""
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        listed = " and ".join(map(str, shapes))
-        raise ValueError(
-            f"{op}: shapes {listed} do not broadcast: counted from the last axis, sizes must be equal or 1. "
-            f"Use reshape or unsqueeze to line the axes up."
-        ) from None
-
-
-def operands(op: str, a: Operand, b: Operand, floating: bool = False) -> tuple[Tensor, Tensor]:
-    """Two tensors of one dtype (torch's promotion); those that need a gradient also have the common shape."""
-    if not isinstance(a, Tensor):
-        a, b = _beside(op, a, b), as_tensor(b, op)
-    elif not isinstance(b, Tensor):
-        b = _beside(op, b, a)
-    if a.data.dtype != b.data.dtype:
-        dtype = result_dtype(a.data.dtype, a.data.ndim == 0, b.data.dtype, b.data.ndim == 0)
-        a, b = cast(a, dtype), cast(b, dtype)
-    if floating and not is_float(a.data.dtype):
-        a, b = cast(a, default_float), cast(b, default_float)
-    if a.data.shape != b.data.shape:
-        shape = common_shape(op, a.data.shape, b.data.shape)
-        a = expand(a, shape) if a.requires_grad and a.data.shape != shape else a
-        b = expand(b, shape) if b.requires_grad and b.data.shape != shape else b
-    return a, b
-
-
-def _beside(op: str, value: Any, tensor: Any) -> Tensor:
-    """A number or an array as a tensor that goes together with ``tensor``."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool | int | float):
-        data = tensor.data
-        return Tensor.wrap(array_module(data).asarray(value, dtype=scalar_dtype(value, data.dtype)))
-    return as_tensor(value, op, "other")
-
+from tinyconv.ops.operands import Operand, common_shape, operands
 
 # --------------------------------------------------------------------------------------------------
 # Arithmetic
@@ -136,6 +86,45 @@ class Pow(Function):
         return by_a, by_b
 
 
+class _RoundedDiv(Function):
+    """y = a / b rounded: piecewise constant, the gradient is zero"""
+
+    def backward(self, g: Tensor) -> tuple[Tensor, Tensor]:
+        return zeros_like(g), zeros_like(g)
+
+
+class FloorDiv(_RoundedDiv):
+    """y = floor(a / b), with the quotient's rounding taken out: 1 // 0.1 = 9, since 0.1 is stored a little large"""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return array_module(a, b).floor_divide(a, b)
+
+
+class TruncDiv(_RoundedDiv):
+    """y = trunc(a / b)"""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        with np.errstate(all="ignore"):
+            if a.dtype.kind == "f":
+                return array_module(a, b).trunc(a / b)
+            return a // b + ((a % b != 0) & ((a < 0) != (b < 0)))  # // rounds down
+
+
+class Remainder(Function):
+    """y = a - b floor(a / b);  dy/da = 1, dy/db = -floor(a / b)"""
+
+    saves = (0, 1)
+
+    def forward(self, a: Array, b: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return array_module(a, b).remainder(a, b)
+
+    def backward(self, g: Tensor) -> tuple[Tensor, Tensor | None]:
+        a, b = self.saved_inputs
+        return g, neg(mul(g, floor_divide(a, b))) if self.needs_grad(1) else None
+
+
 class Neg(Function):
     """y = -x"""
 
@@ -146,15 +135,21 @@ class Neg(Function):
         return neg(g)
 
 
+def _times(alpha: int | float, other: Operand) -> Operand:
+    if alpha == 1:
+        return other
+    return other * alpha if isinstance(other, bool | int | float) else mul(other, alpha)
+
+
 def add(input: Operand, other: Operand, alpha: int | float = 1) -> Tensor:
     """y = input + alpha * other, with broadcasting."""
-    a, b = operands("add", input, other if alpha == 1 else mul(other, alpha))
+    a, b = operands("add", input, _times(alpha, other))
     return Add()(a, b)
 
 
 def sub(input: Operand, other: Operand, alpha: int | float = 1) -> Tensor:
     """y = input - alpha * other, with broadcasting. Bools raise: use logical_xor."""
-    a, b = operands("sub", input, other if alpha == 1 else mul(other, alpha))
+    a, b = operands("sub", input, _times(alpha, other))
     if a.data.dtype.kind == "b":
         raise TypeError("sub: bools cannot be subtracted. Use logical_xor, or cast to an integer.")
     return Sub()(a, b)
@@ -173,15 +168,18 @@ def div(input: Operand, other: Operand, rounding_mode: str | None = None) -> Ten
         return Div()(*operands("div", input, other, floating=True))
     if rounding_mode not in ("floor", "trunc"):
         raise ValueError(f"div: rounding_mode must be None, 'floor' or 'trunc', but is {rounding_mode!r}.")
-    a, b = operands("div", input, other)
-    if is_float(a.data.dtype):
-        return (floor if rounding_mode == "floor" else trunc)(div(a, b))
-    if not array_module(b.data).all(b.data):
-        raise ValueError(f"div: an integer is divided by zero with rounding_mode={rounding_mode!r}.")
-    quotient = a.data // b.data
-    if rounding_mode == "trunc":
-        quotient = quotient + ((quotient < 0) & (quotient * b.data != a.data))
-    return Tensor.wrap(np.asarray(quotient, a.data.dtype))
+    a, b = _divisible("div", input, other)
+    return FloorDiv()(a, b) if rounding_mode == "floor" else TruncDiv()(a, b)
+
+
+def _divisible(op: str, input: Operand, other: Operand) -> tuple[Tensor, Tensor]:
+    """Two operands, of which the second is not an integer zero."""
+    a, b = operands(op, input, other)
+    if b.data.dtype.kind == "b":
+        raise TypeError(f"{op}: bools cannot be divided with rounding. Cast to an integer.")
+    if b.data.dtype.kind in "iu" and not array_module(b.data).all(b.data):
+        raise ValueError(f"{op}: an integer is divided by zero. Use a float tensor to get infinity.")
+    return a, b
 
 
 def floor_divide(input: Operand, other: Operand) -> Tensor:
@@ -191,8 +189,7 @@ def floor_divide(input: Operand, other: Operand) -> Tensor:
 
 def remainder(input: Operand, other: Operand) -> Tensor:
     """y = input - other * floor(input / other), with the sign of ``other`` as Python's %."""
-    a, b = operands("remainder", input, other)
-    return sub(a, mul(b, floor_divide(a, b)))
+    return Remainder()(*_divisible("remainder", input, other))
 
 
 def pow(input: Operand, exponent: Operand) -> Tensor:
@@ -357,10 +354,11 @@ class _Step(Function):
 
 
 class Sign(_Step):
-    """y = -1, 0 or 1; NaN stays"""
+    """y = -1, 0 or 1; 0 for NaN"""
 
     def forward(self, x: Array) -> Array:
-        return array_module(x).sign(x)
+        xp = array_module(x)
+        return xp.where(x == x, xp.sign(x), 0).astype(x.dtype, copy=False)
 
 
 class Floor(_Step):
@@ -462,7 +460,7 @@ def sigmoid(input: Tensor) -> Tensor:
 
 
 def sign(input: Tensor) -> Tensor:
-    """y = -1, 0 or 1; gradient zero"""
+    """y = -1, 0 or 1, and 0 for NaN; gradient zero"""
     return Sign()(as_tensor(input, "sign"))
 
 
@@ -583,12 +581,15 @@ def masked_fill(input: Tensor, mask: Operand, value: Operand) -> Tensor:
 
 
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
-    """y = input moved into [min, max]; NaN stays. The gradient is 1 inside and on the bounds, else 0."""
+    """y = input moved into [min, max]; NaN stays, a NaN bound gives NaN.
+
+    The gradient is 1 inside and on the bounds, else 0.
+    """
     if min is None and max is None:
         raise ValueError("clamp: give min, max, or both.")
     y = as_tensor(input, "clamp")
     if min is not None:
-        y = where(y < min, min, y)
+        y = where((y < min) | (Tensor(min) != Tensor(min)), min, y)
     if max is not None:
-        y = where(y > max, max, y)
+        y = where((y > max) | (Tensor(max) != Tensor(max)), max, y)
     return y

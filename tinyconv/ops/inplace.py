@@ -11,7 +11,7 @@ import numpy as np
 from tinyconv.autograd import Tensor
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
-from tinyconv.ops.elementwise import Operand
+from tinyconv.ops.operands import Operand
 from tinyconv.ops.shape import index_key
 
 

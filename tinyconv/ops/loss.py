@@ -221,22 +221,22 @@ class CrossEntropy(Function):
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
-        result: Tensor = CrossEntropyGrad(self.target, self.factor, self.kept)(x, g)
+        result: Tensor = CrossEntropyGrad(self.target, self.factor, self.valid, self.kept)(x, g)
         return result
 
 
 class CrossEntropyGrad(Function):
-    """dx = f g (softmax(x) - onehot(t)), in one array"""
+    """dx = f g (softmax(x) - onehot(t)), in one array; 0 where not ``valid``, also if g is NaN (a mean of nothing)"""
 
     saves = (0, 1)
 
-    def __init__(self, target: Array, factor: Array, kept: tuple[Array, ...]) -> None:
-        self.target, self.factor, self.kept = target, factor, kept
+    def __init__(self, target: Array, factor: Array, valid: Array, kept: tuple[Array, ...]) -> None:
+        self.target, self.factor, self.valid, self.kept = target, factor, valid, kept
 
     def forward(self, x: Array, g: Array) -> Array:
         xp = array_module(x)
         top, log_sum = self.kept
-        scale = g * self.factor  # (N, L)
+        scale = xp.where(self.valid, g * self.factor, 0)  # (N, L)
         p = x.astype(log_sum.dtype, copy=False) - top
         p -= log_sum
         xp.exp(p, out=p)
@@ -251,7 +251,8 @@ class CrossEntropyGrad(Function):
         pv = p * v
         by_x = by_g = None
         if self.needs_grad(0):
-            by_x = (g * factor).unsqueeze(1) * (pv - p * pv.sum(1, keepdim=True))
+            scale = where(Tensor.wrap(self.valid), g * factor, 0.0)
+            by_x = scale.unsqueeze(1) * (pv - p * pv.sum(1, keepdim=True))
         if self.needs_grad(1):
             by_g = factor * (pv.sum(1) - gather(v, 1, Tensor.wrap(self.target[:, None])).squeeze(1))
         return by_x, by_g

@@ -8,7 +8,7 @@ from tinyconv.autograd import Function, Tensor
 from tinyconv.kernels.arrays import Array, array_module, sum_dtype
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_tensor
-from tinyconv.ops.elementwise import common_shape
+from tinyconv.ops.operands import common_shape
 
 
 class MatMul(Function):

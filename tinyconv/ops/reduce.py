@@ -20,7 +20,7 @@ from tinyconv.ops.compare import (
     logical_and,
     logical_or,
 )
-from tinyconv.ops.convert import as_tensor, cast
+from tinyconv.ops.convert import as_tensor, cast, clone
 from tinyconv.ops.elementwise import (
     abs,
     div,
@@ -205,8 +205,9 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
     axis = axis_of("prod", dim, x.ndim)
     n = x.shape[axis]
     if n == 0:
-        shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
-        x, n = Tensor.wrap(array_module(x.data).ones(shape, x.data.dtype)), 1
+        x, n = sum_axes(x, (axis,), True) + 1, 1  # the product of nothing
+    elif n == 1:
+        x = clone(x)
     while n > 1:
         half = n // 2
         paired = mul(narrow(x, axis, 0, half), narrow(x, axis, half, half))

@@ -12,7 +12,7 @@ import numpy as np
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.ops.convert import as_tensor, cast, common_dtype
+from tinyconv.ops.convert import as_tensor, cast, clone, common_dtype
 
 
 def axis_of(op: str, dim: int, ndim: int, name: str = "dim") -> int:
@@ -277,6 +277,8 @@ def repeat(input: Tensor, *repeats: int | Sequence[int]) -> Tensor:
     counts = _flat(repeats)
     if len(counts) < input.ndim or min(counts, default=0) < 0:
         raise ValueError(f"repeat: needs a count of at least 0 for each of {input.ndim} axes, but has {tuple(counts)}.")
+    if not counts:
+        return clone(input)
     y = reshape(input, (1,) * (len(counts) - input.ndim) + input.shape)
     for axis, count in enumerate(counts):
         y = cat([y] * count, axis) if count else narrow(y, axis, 0, 0)
