@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch.nn.functional as TF
-from compare import FINITE, A, Call, as_torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from windowed import RUNGS, on_both_rungs, refused, some, spelled, turns
 
 import tinyconv
+from compare import FINITE, A, Call, as_torch
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
+from windowed import RUNGS, on_both_rungs, refused, some, spelled, turns
 
 WITH_NAN = (*FINITE, "nan")
 
 
 @st.composite
 def windows(draw: st.DrawFn, dilated: bool) -> tuple[int, tuple[int, ...], dict[str, Any], bool]:
-    """(rank, input size, arguments, ceil_mode) of a legal pooling: the output size and the rest of the division are drawn."""
+    """(rank, input size, arguments, ceil_mode) of a legal pooling, made from its output size and a rest."""
     rank = draw(st.sampled_from([1, 2, 2, 3]))
     kernel = some(draw, rank, st.integers(1, 3))
     stride = some(draw, rank, st.integers(1, 3)) if draw(st.booleans()) else None
@@ -136,7 +136,9 @@ def test_unfolding_and_folding_are_those_of_torch(case: tuple[str, Call], turn: 
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), [(6, 2, 2, 0), (7, 2, 2, 0), (8, 3, 2, 1), (5, 3, 1, 1)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding"), [(6, 2, 2, 0), (7, 2, 2, 0), (8, 3, 2, 1), (5, 3, 1, 1)]
+)
 def test_unpooling_is_that_of_torch(rank: int, size: int, kernel: int, stride: int, padding: int) -> None:
     """With overlapping windows as well: the same maximum is then written twice."""
     x = np.random.default_rng(rank).standard_normal((2, 2, *(size,) * rank))
@@ -274,5 +276,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "args", "options", "named"), [pytest.param(*w[1:], id=w[0]) for w in WRONG])
-def test_wrong_calls_are_refused_in_words(name: str, args: tuple[Any, ...], options: dict[str, Any], named: str) -> None:
+def test_wrong_calls_are_refused_in_words(
+    name: str, args: tuple[Any, ...], options: dict[str, Any], named: str
+) -> None:
     refused(getattr(F, name), getattr(TF, name), args, named, **options)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from compare import FINITE, LAYOUTS, OUR_ERRORS, TORCH_ERRORS, Call, Turn, as_torch, check
 from hypothesis import strategies as st
 
+from compare import FINITE, LAYOUTS, OUR_ERRORS, TORCH_ERRORS, Call, Turn, as_torch, check
 from tinyconv import Tensor, kernels
 
 RUNGS = ("im2col", "loops")
@@ -40,7 +40,9 @@ def on_both_rungs(ours: Callable[..., Any], theirs: Callable[..., Any], call: Ca
             check(ours, theirs, call, turn, **{"order": 2, **options})
 
 
-def refused(ours: Callable[..., Any], theirs: Callable[..., Any] | None, args: Sequence[Any], named: str, **options: Any) -> None:
+def refused(
+    ours: Callable[..., Any], theirs: Callable[..., Any] | None, args: Sequence[Any], named: str, **options: Any
+) -> None:
     """Both refuse the call; our sentence has all words of ``named``. Arrays among the arguments become tensors."""
     if theirs is not None:
         with pytest.raises(TORCH_ERRORS):
@@ -49,5 +51,3 @@ def refused(ours: Callable[..., Any], theirs: Callable[..., Any] | None, args: S
         ours(*(Tensor(a) if hasattr(a, "dtype") else a for a in args), **options)
     for word in named.split(" | "):
         assert word in str(caught.value), f"{word!r} is not in: {caught.value}"
-
-

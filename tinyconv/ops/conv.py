@@ -187,7 +187,8 @@ def _conv(
     if images.shape[1] != expected:
         raise ValueError(
             f"{op}: weight expects {expected} input channels (weight.shape[1]={weight.shape[1]} times "
-            f"groups={groups}) but input has {images.shape[1]} (input.shape={input.shape}).{_mend(input, rank, expected, unbatched)}"
+            f"groups={groups}) but input has {images.shape[1]} (input.shape={input.shape})."
+            f"{_mend(input, rank, expected, unbatched)}"
         )
     _check_bias(op, bias, weight.shape[0])
     g = window_geometry(op, images.shape[2:], weight.shape[2:], stride, padding, dilation)

@@ -23,6 +23,7 @@ from tinyconv.kernels.axismap import AxisMap, axis_map
 from tinyconv.ops.convert import as_tensor
 
 Floats: TypeAlias = NDArray[np.floating]
+FloatType: TypeAlias = Any  # numpy.float32 or numpy.float64, the type itself
 ScaleFactor: TypeAlias = "float | Sequence[float]"
 
 
@@ -44,7 +45,7 @@ class Resample(Function):
 # below a whole number chooses another pixel than the float64 one.
 
 
-def _positions(size: int, output: int, scale: float | None, align_corners: bool, dtype: type[np.floating]) -> Floats:
+def _positions(size: int, output: int, scale: float | None, align_corners: bool, dtype: FloatType) -> Floats:
     """Where each output pixel lies on the input's axis, in pixels; may lie up to half a pixel outside.
 
     Pixels are unit squares whose borders coincide, i = (o + 1/2) n/m - 1/2, or points whose corners coincide,
@@ -56,31 +57,29 @@ def _positions(size: int, output: int, scale: float | None, align_corners: bool,
     return (o + dtype(0.5)) * _ratio(size, output, scale, dtype) - dtype(0.5)
 
 
-def _ratio(size: int, output: int, scale: float | None, dtype: type[np.floating]) -> Any:
+def _ratio(size: int, output: int, scale: float | None, dtype: FloatType) -> Any:
     """Input pixels an output pixel: 1/scale where a scale was given, else the quotient of the sizes."""
     return dtype(1 / scale) if scale is not None else dtype(size) / dtype(output)
 
 
-def _nearest(size: int, output: int, scale: float | None, align_corners: bool, dtype: type[np.floating]) -> AxisMap:
+def _nearest(size: int, output: int, scale: float | None, align_corners: bool, dtype: FloatType) -> AxisMap:
     """The pixel at floor(o n/m)."""
     return _floor(size, np.arange(output).astype(dtype) * _ratio(size, output, scale, dtype), dtype)
 
 
-def _nearest_exact(
-    size: int, output: int, scale: float | None, align_corners: bool, dtype: type[np.floating]
-) -> AxisMap:
+def _nearest_exact(size: int, output: int, scale: float | None, align_corners: bool, dtype: FloatType) -> AxisMap:
     """The pixel whose centre is nearest to that of the output pixel."""
     return _floor(size, _positions(size, output, scale, False, dtype) + dtype(0.5), dtype)
 
 
-def _floor(size: int, position: Floats, dtype: type[np.floating]) -> AxisMap:
+def _floor(size: int, position: Floats, dtype: FloatType) -> AxisMap:
     """The pixel at the whole number below each position, which torch rounds to float32 first."""
     at = np.floor(position.astype(np.float32)).astype(np.int64)
     taps = np.minimum(at, size - 1)[:, None]
-    return axis_map(size, taps.tolist(), np.ones(taps.shape).tolist(), dtype)
+    return axis_map(size, taps.tolist(), [[1.0]] * len(taps), dtype)
 
 
-def _linear(size: int, output: int, scale: float | None, align_corners: bool, dtype: type[np.floating]) -> AxisMap:
+def _linear(size: int, output: int, scale: float | None, align_corners: bool, dtype: FloatType) -> AxisMap:
     """The two pixels around the position, weighted 1 - t and t."""
     position = np.maximum(_positions(size, output, scale, align_corners, dtype), dtype(0))
     if output == size:
@@ -106,7 +105,7 @@ def cubic_weights(t: Any, a: float) -> list[Any]:
     return [far(t + 1), near(t), near(1 - t), far(2 - t)]
 
 
-def _cubic(size: int, output: int, scale: float | None, align_corners: bool, dtype: type[np.floating]) -> AxisMap:
+def _cubic(size: int, output: int, scale: float | None, align_corners: bool, dtype: FloatType) -> AxisMap:
     """The four pixels around the position, weighted by Keys' cubic (a = -3/4); beyond the border its last pixel."""
     position = _positions(size, output, scale, align_corners, dtype)
     first = np.floor(position)
@@ -116,10 +115,12 @@ def _cubic(size: int, output: int, scale: float | None, align_corners: bool, dty
 
 
 def _antialiased(
-    size: int, output: int, scale: float | None, align_corners: bool, dtype: type[np.floating], reach: int
+    size: int, output: int, scale: float | None, align_corners: bool, dtype: FloatType, reach: int
 ) -> AxisMap:
     """A triangle (reach 1) or Keys' cubic, a = -1/2 (reach 2), as wide as an input or output pixel, the larger."""
-    if align_corners:
+    if output == size:  # a copy, whatever the scale says
+        ratio = 1.0
+    elif align_corners:
         ratio = (size - 1) / (output - 1) if output > 1 else 0.0
     else:
         ratio = 1 / scale if scale is not None else size / output
@@ -142,12 +143,12 @@ def _filter(d: float, reach: int) -> float:
     return float(cubic_weights(d % 1, -0.5)[1 - int(d)]) if d < 2 else 0.0
 
 
-def _area(size: int, output: int, scale: float | None, align_corners: bool, dtype: type[np.floating]) -> AxisMap:
+def _area(size: int, output: int, scale: float | None, align_corners: bool, dtype: FloatType) -> AxisMap:
     return adaptive_map(size, output, dtype)
 
 
 @lru_cache(maxsize=256)
-def adaptive_map(size: int, output: int, dtype: type[np.floating]) -> AxisMap:
+def adaptive_map(size: int, output: int, dtype: FloatType) -> AxisMap:
     """The mean over the adaptive windows of one axis: window o is floor(o n / m) to ceil((o+1) n / m)."""
     windows = [range(o * size // output, -(-(o + 1) * size // output)) for o in range(output)]
     return axis_map(size, windows, [[1 / len(w)] * len(w) for w in windows], dtype)
@@ -175,7 +176,7 @@ def _axis(
     scale: float | None,
     align_corners: bool,
     antialias: bool,
-    dtype: type[np.floating],
+    dtype: FloatType,
 ) -> AxisMap:
     if antialias:
         return _antialiased(size, output, scale, align_corners, dtype, _REACH[mode])
@@ -198,16 +199,16 @@ def interpolate(
     """input (N, C, *I) resized to (N, C, *O): y[o] = sum of w(o, i) input[i], axis by axis.
 
     ``size`` is O, or ``scale_factor`` gives O = floor(I * scale). ``mode``: nearest (pixel floor(o I/O)),
-    nearest-exact, area (mean), linear (3 axes), bilinear, bicubic (4), trilinear (5). ``align_corners``: pixels are points
-    and the corner points coincide; otherwise they are squares and the borders do. A given scale also sets the spacing
-    of the positions, unless ``recompute_scale_factor``, which takes I/O. ``antialias`` (bilinear, bicubic) widens the
-    filter when shrinking. Source of bicubic: Keys 1981, a = -3/4.
+    nearest-exact, area (mean), linear (3 axes), bilinear, bicubic (4), trilinear (5). ``align_corners``: pixels are
+    points and the corner points coincide; otherwise they are squares and the borders do. A given scale also sets
+    the spacing of the positions, unless ``recompute_scale_factor``, which takes I/O. ``antialias`` (bilinear,
+    bicubic) widens the filter when shrinking. Source of bicubic: Keys 1981, a = -3/4.
     """
     input = as_tensor(input, "interpolate")
     _check_input(input, mode, align_corners, antialias)
     spatial = input.shape[2:]
     output, scales = _output(spatial, size, scale_factor, recompute_scale_factor)
-    dtype = sum_dtype(input.dtype).type if is_float(input.dtype) else np.float32
+    dtype: FloatType = sum_dtype(input.dtype).type if is_float(input.dtype) else np.float32
     maps = [
         _axis(mode, n, m, scale, bool(align_corners), antialias, dtype) for n, m, scale in zip(spatial, output, scales)
     ]

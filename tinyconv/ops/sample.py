@@ -50,7 +50,7 @@ def grid_sample(
 def _check_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> None:
     op, rank = "grid_sample", input.ndim - 2
     if mode not in _NEIGHBOURS:
-        raise ValueError(f"{op}: mode must be one of {', '.join(_NEIGHBOURS)}, but is {mode!r}.")
+        raise ValueError(f"{op}: mode must be 'bilinear', 'nearest' or 'bicubic', but is {mode!r}.")
     if padding_mode not in ("zeros", "border", "reflection"):
         raise ValueError(f"{op}: padding_mode must be 'zeros', 'border' or 'reflection', but is {padding_mode!r}.")
     if rank not in (2, 3):
@@ -79,11 +79,11 @@ def _corner(input: Tensor, size: Sizes, corner: Sequence[Neighbour]) -> Tensor:
     xp = array_module(input.data)
     index: Any = 0
     inside: Any = True
-    weight: Any = 1.0
+    weight: Any = None
     for n, (at, within, factor) in zip(size, corner):
         index = index * n + at
         inside = inside & within
-        weight = factor if weight is 1.0 else weight * factor  # noqa: F632
+        weight = factor if weight is None else weight * factor
     shape = (*input.shape[:2], *index.shape[1:])
     pixels = TakePixels(xp.broadcast_to(index[:, None], shape), size)(input)
     return where(Tensor.wrap(inside[:, None]), pixels, 0.0) * weight.unsqueeze(1)
