@@ -194,6 +194,15 @@ def test_points_that_are_nan() -> None:
             assert F.grid_sample(x, grid, mode, padding_mode, False).data.item() == 1
 
 
+def test_the_nearest_pixel_has_the_gradient_zero_in_the_points() -> None:
+    x, grid = np.ones((1, 1, 3, 3)), np.array([[[[0.3, 5.0], [np.nan, -0.2]]]])
+    points = Tensor(grid, requires_grad=True)
+    y = F.grid_sample(x, points, "nearest", align_corners=False)
+    assert y.data.tolist() == [[[[0, 0]]]]
+    y.sum().backward()
+    assert not points.grad.data.any()
+
+
 def test_a_nan_pixel_outside_the_points_is_not_read() -> None:
     x = np.full((1, 1, 3, 3), np.nan)
     x[0, 0, 1:, 1:] = 1.0

@@ -146,10 +146,12 @@ def _two(position: Tensor, n: int, padding_mode: str, align_corners: bool) -> li
 
 
 def _one(position: Tensor, n: int, padding_mode: str, align_corners: bool) -> list[Neighbour]:
-    """The pixel nearest to each position; of two equally near the even one. No gradient flows to the position."""
+    """The pixel nearest to each position; of two equally near the even one."""
     position = _folded(position, n, padding_mode, align_corners)
     xp = array_module(position.data)
-    return [_neighbour(xp.rint(position.data), n, Tensor.wrap(xp.ones_like(position.data)))]
+    nowhere = Tensor.wrap(xp.zeros(position.shape, bool))
+    # The weight 1, tied to the position so that the grid's gradient is 0, as torch's is, and not missing.
+    return [_neighbour(xp.rint(position.data), n, where(nowhere, position, 1.0))]
 
 
 def _four(position: Tensor, n: int, padding_mode: str, align_corners: bool) -> list[Neighbour]:
