@@ -53,6 +53,9 @@ class Version:
         self.count = 0
         self.place: Place | None = None
 
+    def __reduce__(self) -> tuple[type[Version], tuple[()]]:
+        return Version, ()  # copied or pickled memory starts its own count
+
 
 class Tensor:
     """An array that can require a gradient. Shares memory with the array that it is given.
