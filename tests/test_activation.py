@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from against_torch import agree
 
+from against_torch import agree
 from tinyconv import Tensor, grad, gradcheck
 from tinyconv.ops import activation as A
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from against_torch import agree
 
+from against_torch import agree
 from tinyconv import Tensor, grad
 from tinyconv.ops import activation as A
 from tinyconv.ops import loss as L

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
 from typing import Any
@@ -417,6 +418,19 @@ def test_backward_hooks_as_torch() -> None:
     for part in range(2):
         np.testing.assert_allclose(seen["ours"][part][0].data, seen["theirs"][part][0].numpy(), rtol=1e-12)
     np.testing.assert_allclose(ours.weight.grad.data, theirs.weight.grad.numpy(), rtol=1e-12)
+
+
+def test_hooks_leave_nothing_to_the_garbage_collector() -> None:
+    layer = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU())
+    layer[0].register_full_backward_hook(lambda module, grad_input, grad_output: None)
+    x = Tensor(np.ones((4, 2), np.float32), requires_grad=True)
+    gc.collect()
+    gc.disable()
+    try:
+        layer(x).sum().backward()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_backward_hook_where_the_input_needs_no_gradient() -> None:

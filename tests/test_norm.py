@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from against_torch import agree
 
+from against_torch import agree
 from tinyconv import Tensor
 from tinyconv.ops import dropout as D
 from tinyconv.ops import norm as N

@@ -394,11 +394,12 @@ class _Crossing:
     def leave(self, result: Any) -> Any:
         several = isinstance(result, tuple)
         outputs = result if several else (result,)
+        count = len(outputs)  # `seen` must not hold the outputs themselves: they hold the tape, which holds `seen`
         places = [i for i, v in enumerate(outputs) if isinstance(v, Tensor) and v.requires_grad]
 
         def seen(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             by_place = dict(zip(places, grads))
-            self.grad_output = tuple(by_place.get(i) for i in range(len(outputs)))
+            self.grad_output = tuple(by_place.get(i) for i in range(count))
             if not self.inputs:  # nothing will come below
                 self._call(())
             return grads

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module, sum_dtype
-from tinyconv.ops.convert import as_tensor, cast
+from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
 from tinyconv.ops.elementwise import clamp, exp, expm1, log1p, sigmoid, tanh, where
 from tinyconv.ops.shape import axis_of
@@ -81,19 +81,19 @@ class Clip(Function):
 
 def relu(input: Tensor) -> Tensor:
     """y = max(input, 0). Any shape. The derivative at 0 is 0. Source: Nair and Hinton, ICML 2010."""
-    return Relu()(as_tensor(input, "relu"))
+    return Relu()(as_number(input, "relu"))
 
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
     """y = input moved into [min_val, max_val]. The derivative on the bounds is 0 (clamp's is 1)."""
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val must not exceed max_val, but min_val={min_val} and max_val={max_val}.")
-    return Clip(min_val, max_val)(as_tensor(input, "hardtanh"))
+    return Clip(min_val, max_val)(as_number(input, "hardtanh"))
 
 
 def relu6(input: Tensor) -> Tensor:
     """y = min(max(input, 0), 6)"""
-    return Clip(0.0, 6.0)(as_tensor(input, "relu6"))
+    return Clip(0.0, 6.0)(as_number(input, "relu6"))
 
 
 def hardsigmoid(input: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def hardswish(input: Tensor) -> Tensor:
 
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """y = input where input > threshold, else value; NaN stays"""
-    x = as_tensor(input, "threshold")
+    x = as_number(input, "threshold")
     return where(x <= threshold, value, x)
 
 
@@ -279,7 +279,17 @@ class Erf(Function):
 
     saves = (0,)
 
+    block = 1 << 15  # elements that are worked on at a time, so that the temporaries stay in the cache
+
     def forward(self, x: Array) -> Array:
+        flat = x.reshape(-1)
+        y = array_module(x).empty(flat.shape, x.dtype)
+        for start in range(0, flat.size, self.block):
+            y[start : start + self.block] = self._values(flat[start : start + self.block])
+        return y.reshape(x.shape)
+
+    @staticmethod
+    def _values(x: Array) -> Array:
         xp = array_module(x)
         size = xp.minimum(xp.abs(x), x.dtype.type(6))  # beyond 6 it is 1 to the last bit; NaN stays
         large = xp.exp(-size * size) * _polynomial(_ERF_C, size) / _polynomial(_ERF_D, size)
@@ -320,8 +330,10 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 def _shifted(x: Array, axis: int) -> Array:
     """x minus its maximum along the axis, so that exp cannot overflow, in a dtype wide enough for the sum to come."""
     wide = x.astype(sum_dtype(x.dtype), copy=False)
+    if x.size == 0:
+        return wide.copy()
     with np.errstate(invalid="ignore"):  # all minus infinity: NaN, as it should be
-        return wide - wide.max(axis=axis, keepdims=True, initial=-math.inf)
+        return wide - wide.max(axis=axis, keepdims=True)
 
 
 class Softmax(Function):
@@ -355,7 +367,7 @@ class LogSoftmax(Function):
     def forward(self, x: Array) -> Array:
         xp = array_module(x)
         y = _shifted(x, self.axis)
-        with np.errstate(divide="ignore"):  # an axis of size 0
+        if y.size:
             y -= xp.log(xp.exp(y).sum(axis=self.axis, keepdims=True))
         return y.astype(x.dtype, copy=False)
 

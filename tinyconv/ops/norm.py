@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from tinyconv.autograd import Function, Tensor, enable_grad, grad, is_grad_enabled
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module, sum_dtype
@@ -76,6 +74,7 @@ class NormaliseGrad(Function):
         self.axes, self.eps, self.statistics = axes, eps, statistics
 
     def forward(self, g: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+        xp = array_module(x)
         mean, rest, rstd = self.statistics
         count = prod(x.shape[a] for a in self.axes)
         over_weight = tuple(a for a in range(x.ndim) if weight.shape[a] == 1)
@@ -96,8 +95,8 @@ class NormaliseGrad(Function):
             outer = rstd
             gn *= weight
             n *= gn.mean(self.axes, keepdims=True)
-            gw = np.multiply(g, weight, out=gn)
-            np.subtract(gw, n, out=n)
+            gw = g * weight
+            xp.subtract(gw, n, out=n)
             n -= gw.mean(self.axes, keepdims=True)
         n *= outer
         return n.astype(x.dtype, copy=False), dw.astype(weight.dtype, copy=False), db.astype(weight.dtype, copy=False)
