@@ -299,3 +299,35 @@ def test_clipping_of_what_is_not_finite() -> None:
     w.grad = Tensor(np.array([1.0, math.nan]))
     with pytest.raises(RuntimeError, match="nan"):
         clip_grad_norm_(w, 1.0, error_if_nonfinite=True)
+
+
+def test_a_small_network_trains_as_in_torch() -> None:
+    """Convolution, batch norm, pooling, a dense layer, cross entropy, AdamW, clipping and a schedule, all at once.
+
+    No bias before batch norm: its gradient is rounding alone, which Adam would blow up to whole steps.
+    """
+
+    def made(lib: Any) -> Any:
+        return lib.Sequential(
+            lib.Conv2d(2, 4, 3, padding=1, bias=False), lib.BatchNorm2d(4), lib.ReLU(), lib.MaxPool2d(2), lib.Flatten(),
+            lib.Linear(4 * 3 * 3, 3),
+        )  # fmt: skip
+
+    ours, theirs = made(nn), made(torch.nn)
+    ours.load_state_dict({n: t.numpy() for n, t in theirs.state_dict().items()})
+    ours.to("float64"), theirs.double()
+    a, b = optim.AdamW(ours.parameters(), lr=0.01), torch.optim.AdamW(theirs.parameters(), lr=0.01)
+    s, t = S.CosineAnnealingLR(a, 10), torch.optim.lr_scheduler.CosineAnnealingLR(b, 10)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        x, y = rng.standard_normal((5, 2, 6, 6)), rng.integers(0, 3, 5)
+        a.zero_grad(), b.zero_grad()
+        found = nn.CrossEntropyLoss()(ours(Tensor(x)), Tensor(y))
+        expected = torch.nn.CrossEntropyLoss()(theirs(torch.tensor(x)), torch.tensor(y))
+        found.backward(), expected.backward()
+        clip_grad_norm_(ours.parameters(), 0.5), torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        a.step(), b.step()
+        s.step(), t.step()
+        assert float(found.data) == pytest.approx(expected.item(), rel=1e-8)
+    for (name, p), q in zip(ours.state_dict().items(), theirs.state_dict().values()):
+        np.testing.assert_allclose(p.data, q.numpy(), rtol=1e-8, atol=1e-10, err_msg=name)
