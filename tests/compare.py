@@ -6,7 +6,7 @@ A test draws shapes, a seed, a content and memory layouts; the elements follow f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,13 @@ TORCH_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedE
 OUR_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class A:
     """An array that is an argument: its shape, and which values are legal.
 
     ``domain``: 'real', 'positive' (at least 0.1), 'unit' (from 0 to 1), 'int' (``low`` to ``high`` - 1), 'bool',
-    'rows' (positive,
-    adding up to 1 over axis 1), or 'values', those listed. ``dtype`` None means the floating dtype of the turn.
+    'rows' (positive, adding up to 1 over axis 1), or 'values', those listed. ``dtype`` None means the floating dtype
+    of the turn.
     """
 
     shape: tuple[int, ...]
@@ -49,6 +49,10 @@ class A:
     grad: bool = True
     dtype: str | None = None
     values: tuple[Any, ...] = ()
+
+    def __repr__(self) -> str:
+        told = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self)[1:] if getattr(self, f.name) != f.default]
+        return f"A({', '.join([repr(self.shape), *told])})"
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def assert_close(
 
 @dataclass
 class Answer:
-    """What one engine says to one call: outputs, gradients, second derivatives, as arrays (None where there is none)."""
+    """What one engine says to one call: outputs, gradients, second derivatives; None where there is none."""
 
     outputs: list[np.ndarray]
     wants: list[bool]
@@ -269,7 +273,7 @@ def ask_us(
     order: int,
     views: bool,
 ) -> Answer:
-    """Our answer to the same call. Checks as well that nothing that came in is changed and, unless ``views``, shared."""
+    """Our answer. Checks as well that nothing that came in is changed or, unless ``views``, shared."""
     specs, position = call.arrays(), iter(range(len(values)))
     before = [v.tobytes() for v in values]
     leaves = [Tensor(v, requires_grad=order > 0 and a.grad and v.dtype.kind == "f") for a, v in zip(specs, values)]
@@ -357,6 +361,41 @@ def _largest(answer: Answer) -> float:
         v for v in (*answer.outputs, *answer.grads, *(answer.seconds or [])) if v is not None and v.dtype.kind == "f"
     ]
     return max((float(np.abs(v[np.isfinite(v)]).max(initial=0.0)) for v in floats), default=0.0)
+
+
+def check_both_or_neither(
+    ours: Any, theirs: Any, call: Call, turn: Turn, stricter: Callable[[Call], bool] | None = None
+) -> bool:
+    """Where torch raises we raise one of our errors, and else the values agree. True if both raised.
+
+    ``stricter`` says whether we may refuse a call that torch takes.
+    """
+    rng = np.random.default_rng(turn.seed)
+    values = [fill(a, turn.content, turn.dtype, rng) for a in call.arrays()]
+    before = [v.copy() for v in values]
+    position = iter(range(2 * len(values)))
+    leaves = [as_torch(v) for v in values] + [Tensor(v) for v in values]
+    args, kwargs = call.map(lambda _: leaves[next(position)])
+    try:
+        theirs(*args, **kwargs)
+    except TORCH_ERRORS as error:
+        refused: BaseException | None = error
+    else:
+        refused = None
+    position = iter(range(len(values), 2 * len(values)))
+    args, kwargs = call.map(lambda _: leaves[next(position)])
+    try:
+        ours(*args, **kwargs)
+    except OUR_ERRORS as error:
+        assert refused is not None or (stricter is not None and stricter(call)), (
+            f"torch takes this call, we say: {error}"
+        )
+        assert len(str(error)) > 15, f"{type(error).__name__} without a sentence: {error}"
+        np.testing.assert_equal(values, before, err_msg="an argument was changed by a call that raised")
+        return True
+    assert refused is None, f"we take this call, torch says: {refused}"
+    check(ours, theirs, call, turn, order=0, views=True)
+    return False
 
 
 def _compare_all(what: str, found: Any, exact: Any, torchs: Any, sizes: Any, scale: float, factor: float) -> None:

@@ -15,7 +15,16 @@ settings.register_profile(
     derandomize="CI" in os.environ,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("tinyconv")
+# For a longer hunt: HYPOTHESIS_PROFILE=deep pytest tests/test_operators.py
+settings.register_profile("deep", settings.get_profile("tinyconv"), max_examples=4000, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tinyconv"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Add up the operator and argument combinations that the passed tests say they tried."""
+    told = [value for report in terminalreporter.stats.get("passed", []) for _, value in report.user_properties]
+    if told:
+        terminalreporter.write_line(f"{sum(told)} combinations of operator and arguments compared with torch")
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,14 @@ import numpy as np
 
 from tinyconv.autograd import Function, Tensor, tape
 from tinyconv.autograd.tensor import Array
-from tinyconv.ops import compare, convert, create, elementwise, inplace, matmul, reduce, shape
+from tinyconv.ops import activation, compare, convert, create, elementwise, inplace, matmul, reduce, shape
 from tinyconv.ops.broadcast import expand
 
 _NAMES = {
     elementwise: "abs add ceil clamp cos div exp expm1 floor floor_divide log log1p masked_fill maximum minimum mul "
     "neg pow reciprocal remainder round rsqrt sigmoid sign sin sqrt square sub tan tanh trunc",
     compare: "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne",
+    activation: "erf",
     reduce: "all amax amin any argmax argmin cumsum logsumexp max mean min norm prod std sum var",
     shape: "chunk flatten flip gather index_select movedim narrow permute repeat reshape roll scatter_add split "
     "squeeze "

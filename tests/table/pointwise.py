@@ -98,7 +98,7 @@ unary = [
             one("positive" if name in _POSITIVE else "real"),
             contents=TAME[:-1] if name in _TAN else TAME,
         )
-        for name in "abs cos exp expm1 log log1p neg reciprocal rsqrt sigmoid sin sqrt square tan tanh".split()
+        for name in "abs cos erf exp expm1 log log1p neg reciprocal rsqrt sigmoid sin sqrt square tan tanh".split()
     ),
     *(
         Row(name, getattr(tinyconv, name), getattr(torch, name), one(), wild=True)
@@ -203,9 +203,7 @@ activations = [
     activation("softplus", "beta threshold", beta=_of(1.0, 0.5, 2), threshold=_of(20.0, 1)),
     activation("softsign"),
     activation("tanhshrink"),
-    activation("sigmoid"),
     activation("logsigmoid"),
-    activation("tanh"),
     Row(
         "threshold",
         F.threshold,

@@ -88,7 +88,10 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
     """y = input moved into [min_val, max_val]. The derivative on the bounds is 0 (clamp's is 1)."""
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val must not exceed max_val, but min_val={min_val} and max_val={max_val}.")
-    return Clip(min_val, max_val)(as_number(input, "hardtanh"))
+    x = as_number(input, "hardtanh")
+    if min_val < 0 and x.dtype.kind == "u":
+        raise ValueError(f"hardtanh: min_val={min_val} is below what {x.dtype} can hold. Use a signed input.")
+    return Clip(min_val, max_val)(x)
 
 
 def relu6(input: Tensor) -> Tensor:
@@ -108,9 +111,9 @@ def hardswish(input: Tensor) -> Tensor:
 
 
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
-    """y = input where input > threshold, else value; NaN stays"""
+    """y = input where input > threshold, else value, in the dtype of input; NaN stays"""
     x = as_number(input, "threshold")
-    return where(x <= threshold, value, x)
+    return cast(where(x <= threshold, value, x), x.dtype)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -24,6 +24,14 @@ def as_tensor(value: Any, op: str = "as_tensor", name: str = "input") -> Tensor:
     )
 
 
+def as_number(value: Any, op: str) -> Tensor:
+    """:func:`as_tensor`, or a TypeError for bools."""
+    x = as_tensor(value, op)
+    if x.data.dtype.kind == "b":
+        raise TypeError(f"{op}: input must be numbers, but is bool. Cast it with x.to(tinyconv.int64).")
+    return x
+
+
 def as_float(x: Tensor) -> Tensor:
     """``x``, or its values in the default float where it holds integers or bools, as torch's exp, sqrt, ...
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.dtypes import is_float
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.broadcast import expand
-from tinyconv.ops.convert import as_float, as_tensor, cast
+from tinyconv.ops.convert import as_float, as_number, as_tensor, cast
 from tinyconv.ops.operands import Operand, common_shape, operands
 
 # --------------------------------------------------------------------------------------------------
@@ -135,24 +136,27 @@ class Neg(Function):
         return neg(g)
 
 
-def _times(alpha: int | float, other: Operand) -> Operand:
+def _scaled(op: str, b: Tensor, alpha: int | float) -> Tensor:
+    """alpha * b in the dtype of b."""
     if alpha == 1:
-        return other
-    return other * alpha if isinstance(other, bool | int | float) else mul(other, alpha)
+        return b
+    if isinstance(alpha, float) and not is_float(b.data.dtype):
+        raise TypeError(f"{op}: alpha must be an int where the result is {b.dtype}, but is {alpha}.")
+    return cast(mul(b, alpha), b.data.dtype)
 
 
 def add(input: Operand, other: Operand, alpha: int | float = 1) -> Tensor:
     """y = input + alpha * other, with broadcasting."""
-    a, b = operands("add", input, _times(alpha, other))
-    return Add()(a, b)
+    a, b = operands("add", input, other)
+    return Add()(a, _scaled("add", b, alpha))
 
 
 def sub(input: Operand, other: Operand, alpha: int | float = 1) -> Tensor:
     """y = input - alpha * other, with broadcasting. Bools raise: use logical_xor."""
-    a, b = operands("sub", input, _times(alpha, other))
-    if a.data.dtype.kind == "b":
+    if any(isinstance(t, bool) or isinstance(t, Tensor) and t.data.dtype.kind == "b" for t in (input, other)):
         raise TypeError("sub: bools cannot be subtracted. Use logical_xor, or cast to an integer.")
-    return Sub()(a, b)
+    a, b = operands("sub", input, other)
+    return Sub()(a, _scaled("sub", b, alpha))
 
 
 def mul(input: Operand, other: Operand) -> Tensor:
@@ -195,7 +199,9 @@ def remainder(input: Operand, other: Operand) -> Tensor:
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """y = input ^ exponent. An integer to a negative power raises."""
     a, b = operands("pow", input, exponent)
-    if a.data.dtype.kind in "iu" and bool((b.data < 0).any()):
+    if a.data.dtype.kind == "b":
+        raise TypeError("pow: bools have no powers. Cast one of them to an integer.")
+    if a.data.dtype.kind in "iu" and bool((b.data < 0).any() if isinstance(exponent, Tensor) else exponent < 0):
         raise ValueError("pow: an integer cannot be raised to a negative power. Use a float tensor.")
     return Pow()(a, b)
 
@@ -358,7 +364,7 @@ class Sign(_Step):
 
     def forward(self, x: Array) -> Array:
         xp = array_module(x)
-        return xp.where(x == x, xp.sign(x), 0).astype(x.dtype, copy=False)
+        return x.copy() if x.dtype.kind == "b" else xp.where(x == x, xp.sign(x), 0).astype(x.dtype, copy=False)
 
 
 class Floor(_Step):
@@ -425,13 +431,13 @@ def reciprocal(input: Tensor) -> Tensor:
 
 
 def square(input: Tensor) -> Tensor:
-    """y = input^2"""
-    return mul(input, input)
+    """y = input^2; int64 for bools"""
+    return cast(input, np.int64) if input.data.dtype.kind == "b" else mul(input, input)
 
 
 def abs(input: Tensor) -> Tensor:
     """y = |input|; the gradient at 0 is 0"""
-    return Abs()(as_tensor(input, "abs"))
+    return Abs()(as_number(input, "abs"))
 
 
 def sin(input: Tensor) -> Tensor:
@@ -466,22 +472,22 @@ def sign(input: Tensor) -> Tensor:
 
 def floor(input: Tensor) -> Tensor:
     """y = the largest integer not above input; gradient zero"""
-    return Floor()(as_tensor(input, "floor"))
+    return Floor()(as_number(input, "floor"))
 
 
 def ceil(input: Tensor) -> Tensor:
     """y = the smallest integer not below input; gradient zero"""
-    return Ceil()(as_tensor(input, "ceil"))
+    return Ceil()(as_number(input, "ceil"))
 
 
 def trunc(input: Tensor) -> Tensor:
     """y = input without its fraction; gradient zero"""
-    return Trunc()(as_tensor(input, "trunc"))
+    return Trunc()(as_number(input, "trunc"))
 
 
 def round(input: Tensor) -> Tensor:
     """y = the nearest integer, halves to the even one; gradient zero"""
-    return Round()(as_tensor(input, "round"))
+    return Round()(as_number(input, "round"))
 
 
 def zeros_like(input: Tensor) -> Tensor:
@@ -581,13 +587,10 @@ def masked_fill(input: Tensor, mask: Operand, value: Operand) -> Tensor:
 
 
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
-    """y = input moved into [min, max]; NaN stays, a NaN bound gives NaN.
-
-    The gradient is 1 inside and on the bounds, else 0.
-    """
+    """y = input moved into [min, max]; NaN wins, also as a bound. The gradient is 1 inside and on the bounds, else 0."""
     if min is None and max is None:
         raise ValueError("clamp: give min, max, or both.")
-    y = as_tensor(input, "clamp")
+    y = as_number(input, "clamp")
     if min is not None:
         y = where((y < min) | (Tensor(min) != Tensor(min)), min, y)
     if max is not None:

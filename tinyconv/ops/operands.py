@@ -51,6 +51,9 @@ def _beside(op: str, value: Any, tensor: Any) -> Tensor:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool | int | float):
-        data = tensor.data
-        return Tensor.wrap(array_module(data).asarray(value, dtype=scalar_dtype(value, data.dtype)))
+        xp, dtype = array_module(tensor.data), scalar_dtype(value, tensor.data.dtype)
+        try:
+            return Tensor.wrap(xp.asarray(value, dtype=dtype))
+        except OverflowError:  # -1 beside a uint8 is 255, as in C
+            return Tensor.wrap(xp.asarray(value).astype(dtype))
     return as_tensor(value, op, "other")

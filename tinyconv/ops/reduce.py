@@ -20,7 +20,7 @@ from tinyconv.ops.compare import (
     logical_and,
     logical_or,
 )
-from tinyconv.ops.convert import as_tensor, cast, clone
+from tinyconv.ops.convert import as_float, as_tensor, cast, clone
 from tinyconv.ops.elementwise import (
     abs,
     div,
@@ -155,7 +155,7 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 
 def _with_index(op: str, arg: Any, input: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
     axis = axis_of(op, dim, input.ndim)
-    indices = arg(input, axis, keepdim=True)
+    indices = arg(cast(input, np.uint8) if input.data.dtype.kind == "b" else input, axis, keepdim=True)
     values = gather(input, axis, indices)
     if keepdim or input.ndim == 0:
         return values, indices
@@ -218,8 +218,7 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
 
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """log sum exp x over ``dim``, computed as m + log sum exp(x - m) with m = max x, so that nothing overflows."""
-    x = as_tensor(input, "logsumexp")
-    _needs_float("logsumexp", x)
+    x = as_float(as_tensor(input, "logsumexp"))
     axes = axes_of("logsumexp", dim, x.ndim)
     top = amax(x.detach(), axes, keepdim=True)
     top = where(isinf(top), 0.0, top)  # inf - inf would be NaN
