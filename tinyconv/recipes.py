@@ -80,7 +80,7 @@ def segmentation_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
     Source: Isensee et al., "nnU-Net", Nature Methods 18 (2021) 203, methods.
     """
-    return F.cross_entropy(scores, labels) + F.dice_loss(scores, labels)
+    return F.cross_entropy(scores, labels) + F.dice_loss(F.softmax(scores, 1), labels, batch=True)
 
 
 def segmentation_summary(matrix: NDArray[Any]) -> dict[str, float]:

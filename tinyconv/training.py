@@ -140,14 +140,14 @@ class Trainer:
                 started = time.perf_counter()
                 for callback in self.callbacks:
                     callback.on_epoch_start(self)
-                lr = self.optimizer.param_groups[0]["lr"]
                 self.model.train()
                 for inputs, targets in self.loader:
                     self._step(inputs, targets)
                     if self._interrupted:
                         self.save()
                         raise KeyboardInterrupt
-                row = {"epoch": self.epoch + 1, **self.running(), **self.evaluate("val_"), "lr": lr}
+                row = {"epoch": self.epoch + 1, **self.running(), **self.evaluate("val_")}
+                row["lr"] = self.optimizer.param_groups[0]["lr"]  # as it is at the end of the epoch
                 self.totals = Totals(self.summary)
                 if self.scheduler is not None and not self.schedule_batches:
                     plateau = isinstance(self.scheduler, ReduceLROnPlateau)

@@ -410,8 +410,8 @@ def dice_loss(
     input (N, C, ...): probabilities p, e.g. softmax(logits, 1). target: class numbers (N, ...), or probabilities (N,
     C, ...).
     ``batch`` sums over the images too, so that a class missing in one image does not count there; ``background=False``
-    leaves
-    out class 0. 'none' gives (N, C), or (C,) with ``batch``. A class in neither p nor t costs 0.
+    leaves out class 0. 'none' gives (N, C), or (C,) with ``batch``. A class in neither p nor t costs 0.
+    ValueError: shapes that do not fit, classes out of range, an input outside [0, 1], as logits are.
     Source: Milletari, Navab and Ahmadi, 3DV 2016, with plain sums in the denominator as in Drozdzal et al., LABELS
     2016.
     """
@@ -426,6 +426,11 @@ def dice_loss(
         y = Tensor.wrap((flat[:, None] == number).astype(p.dtype).reshape(p.shape))
     if not background:
         p, y = p[:, 1:], y[:, 1:]
+    if p.data.size and (p.data.min() < 0 or p.data.max() > 1.001):  # a softmax may round to a little above 1
+        raise ValueError(
+            f"dice_loss: input must hold probabilities in [0, 1], but runs from {p.data.min():.4g} to {p.data.max():.4g}. "
+            f"Of logits take softmax(input, 1) or sigmoid(input) first."
+        )
     over = ((0,) if batch else ()) + tuple(range(2, p.ndim))
     both, either = (p * y, p + y) if not over else ((p * y).sum(over), (p + y).sum(over))
     return _reduced("dice_loss", 1 - (both * 2 + smooth) / (either + smooth), reduction)

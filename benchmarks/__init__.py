@@ -1,0 +1,1 @@
+"""Timings beside PyTorch, as ratios taken in one run."""
