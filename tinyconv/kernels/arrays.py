@@ -9,7 +9,7 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
-_scratch_limit = 8 << 20
+_scratch_limit = 4 << 20
 
 
 def array_module(*arrays: object) -> Any:
