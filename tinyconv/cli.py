@@ -1,4 +1,4 @@
-"""The command line: tinyconv train, predict, info."""
+"""The command line: tinyconv train, predict, explain, info."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyconv import explain
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0, 1 after an error that a sentence explains, 130 after Ctrl-C."""
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, IndexError, OSError, ImportError, RuntimeError) as error:
         print(f"tinyconv {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -49,6 +51,18 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", type=Path, nargs="+", help="grey images (PNG, TIFF, JPEG)")
     predict.add_argument("--out", type=Path, help="folder of the class maps; beside each image by default")
     predict.set_defaults(run=_predict)
+
+    tracer = commands.add_parser("explain", help="show every product of a convolution, pooling or unfolding")
+    tracer.add_argument("operator", help="conv2d, conv_transpose2d, max_pool2d, avg_pool2d, ... 1d to 3d, or unfold")
+    tracer.add_argument("--input", type=int, nargs="+", default=[5], metavar="SIZE", help="one size or one an axis")
+    tracer.add_argument("--kernel", type=int, nargs="+", default=[3], metavar="SIZE", help="one size or one an axis")
+    for name in _EXPLAINED:
+        tracer.add_argument(f"--{name.replace('_', '-')}", type=int, nargs="+", metavar="N", help="one or one an axis")
+    tracer.add_argument("--ceil-mode", action="store_true", help="pooling: round the size up")
+    tracer.add_argument("--by", choices=("output", "input", "weight"), default="output", help="what --at names")
+    tracer.add_argument("--at", type=int, nargs="+", metavar="INDEX", help="the element to show, e.g. 0 0 1 2")
+    tracer.add_argument("--debug", action="store_true", help="step through the products with pdb's letters")
+    tracer.set_defaults(run=_explain)
 
     info = commands.add_parser("info", help="versions, kernels, threads, GPU, BLAS")
     info.set_defaults(run=_info)
@@ -154,6 +168,22 @@ def _write_classes(path: Path, classes: NDArray[np.int64]) -> None:
     image = Image.fromarray(classes.astype(np.uint8), mode="P")
     image.putpalette([part for colour in CLASS_COLOURS for part in ImageColor.getrgb(colour)])
     image.save(path)
+
+
+_EXPLAINED = ("stride", "padding", "dilation", "output_padding")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    given: dict[str, Any] = {name: value for name in _EXPLAINED if (value := getattr(options, name)) is not None}
+    if options.ceil_mode:
+        given["ceil_mode"] = True
+    trace = explain.example(options.operator, options.input, options.kernel, **given)
+    if options.debug:
+        trace.debug(options.by)
+        return
+    index: Any = options.at or [0] * len(getattr(trace, options.by) or (0,))
+    step = trace.at(**{options.by: index})
+    print(f"{explain.format_sizes(trace)}\n\n{trace.text(step, colour=sys.stdout.isatty())}")
 
 
 def _info(options: argparse.Namespace) -> None:

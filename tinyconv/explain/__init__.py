@@ -10,6 +10,8 @@ from tinyconv.explain.arithmetic import (
     solve,
     transposed_output_size,
 )
+from tinyconv.explain.debug import StepDebugger, break_at
 from tinyconv.explain.receptive import receptive_field
 from tinyconv.explain.relationships import RELATIONSHIPS, Relationship
-from tinyconv.explain.trace import AvgPoolTrace, Step, Term, Trace, trace
+from tinyconv.explain.text import format_sizes
+from tinyconv.explain.trace import AvgPoolTrace, Step, Term, Trace, example, trace

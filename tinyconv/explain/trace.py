@@ -12,9 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyconv import functional
 from tinyconv.autograd import Function, Tensor, enable_grad
+from tinyconv.explain import text
+from tinyconv.explain.debug import StepDebugger
 from tinyconv.explain.triples import Triple, Triples
-from tinyconv.geometry import Sizes
+from tinyconv.geometry import Size, Sizes, as_axes
 from tinyconv.kernels import loops
 from tinyconv.kernels.arrays import Array
 from tinyconv.ops.broadcast import Expand
@@ -256,6 +259,21 @@ class Trace:
     # ----------------------------------------------------------------------------------------------
     # Telling
 
+    def describe(self, step: Step) -> str:
+        """One plain sentence that says what a step is made of."""
+        return text.describe(self, step)
+
+    def text(self, step: Step, colour: bool = False, unicode: bool | None = None) -> str:
+        """The step for a terminal of 80 columns: window, terms, partial sums, sentence.
+
+        ``colour`` adds ANSI codes; without ``unicode`` (by default where the terminal has none) it is ASCII.
+        """
+        return text.format_step(self, step, colour=colour, unicode=unicode)
+
+    def debug(self, by: str = "output", g: Any = None) -> None:
+        """Step through the products at the terminal, with pdb's letters: s, n, c, j, b, p, w, l, q."""
+        StepDebugger(self, by, g).cmdloop()
+
     def to_json(self, by: str = "output", g: Any = None) -> str:
         """Operator, geometry, arrays and all steps as JSON; NaN and infinities as the strings that name them."""
         told = {
@@ -487,6 +505,24 @@ def trace(operator: Callable[..., Any], *args: Any, max_terms: int = 1_000_000, 
 
     made._rerun = rerun
     return made
+
+
+def example(operator: str, size: Size, kernel: Size, **options: Any) -> Trace:
+    """The trace of an operator, by its name in tinyconv.functional, on small whole numbers: one image, one channel."""
+    if operator not in _RANKS:
+        raise ValueError(f"example: operator must be one of {', '.join(_RANKS)}, but is {operator!r}.")
+    rank = _RANKS[operator]
+    numbers = np.random.default_rng(0)
+    x = numbers.integers(0, 4, (1, 1, *as_axes(operator, "input", size, rank, least=1))).astype(np.float64)
+    taps = as_axes(operator, "kernel", kernel, rank, least=1)
+    if operator.startswith("conv"):
+        return trace(getattr(functional, operator), x, numbers.integers(0, 3, (1, 1, *taps)).astype(float), **options)
+    return trace(getattr(functional, operator), x, taps, **options)
+
+
+_RANKS = {
+    f"{name}{rank}d": rank for name in ("conv", "conv_transpose", "max_pool", "avg_pool") for rank in (1, 2, 3)
+} | {"unfold": 2}
 
 
 def _leaf(value: Any) -> Any:
