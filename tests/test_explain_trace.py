@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tinyconv import Tensor, explain, nn
 from tinyconv import functional as F
 from tinyconv.kernels import loops
+from tinyconv.models.lenet import LeNet5
 
 Array = np.ndarray[Any, Any]
 INTEGERS = st.integers
@@ -353,3 +354,23 @@ def test_wrong_calls_are_refused_with_a_sentence(call: Any, error: type[Exceptio
         call()
     for part in named:
         assert part in str(caught.value)
+
+
+def test_layers_inside_a_network_are_traced_during_a_forward_pass() -> None:
+    model = LeNet5()
+    seen: list[Array] = []
+    hook = model.conv2.register_forward_hook(lambda module, args, y: seen.append(y.data))
+    x = np.random.default_rng(3).standard_normal((2, 1, 28, 28)).astype("float32")
+    with explain.record(model) as rec:
+        model(Tensor(x))
+    hook.remove()
+    model(Tensor(0 * x))  # after the block nothing is kept
+    assert list(rec) == ["conv1", "conv2", "fc1", "fc2", "fc3"] and len(rec) == 5
+    np.testing.assert_array_equal(rec["conv1"].x, x)
+    t, index = rec["conv2"], (1, 15, 9, 0)
+    assert t.name == "conv2" and t.input == (2, 6, 14, 14) and len(t.at(output=index).terms) == 150
+    assert t.at(output=index).value == pytest.approx(seen[0][index], rel=1e-5)
+    with pytest.raises(ValueError, match="Linear is not a single convolution"):
+        rec["fc1"]
+    with pytest.raises(KeyError, match="no layer 'conv9' ran; those that did are conv1, conv2"):
+        rec["conv9"]

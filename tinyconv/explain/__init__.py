@@ -11,7 +11,10 @@ from tinyconv.explain.arithmetic import (
     transposed_output_size,
 )
 from tinyconv.explain.debug import StepDebugger, break_at
+from tinyconv.explain.kinds import AvgPoolTrace, ConvolutionTrace, MaxPoolTrace, TransposedTrace, UnfoldTrace
 from tinyconv.explain.receptive import receptive_field
+from tinyconv.explain.record import record
 from tinyconv.explain.relationships import RELATIONSHIPS, Relationship
+from tinyconv.explain.steps import Step, Term, Trace
 from tinyconv.explain.text import format_sizes
-from tinyconv.explain.trace import AvgPoolTrace, Step, Term, Trace, example, trace
+from tinyconv.explain.trace import example, trace

@@ -20,8 +20,8 @@ from tinyconv.explain import text
 from tinyconv.geometry import Sizes
 from tinyconv.kernels import loops
 
-if TYPE_CHECKING:  # trace.py offers the debugger as a method
-    from tinyconv.explain.trace import Step, Trace
+if TYPE_CHECKING:  # steps.py offers the debugger as a method
+    from tinyconv.explain.steps import Step, Trace
 
 
 class StepDebugger(cmd.Cmd):

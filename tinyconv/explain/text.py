@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from tinyconv.geometry import Sizes, output_size, transposed_output_size
 
-if TYPE_CHECKING:  # trace.py offers these functions as methods
-    from tinyconv.explain.trace import Step, Term, Trace
+if TYPE_CHECKING:  # steps.py offers these functions as methods
+    from tinyconv.explain.steps import Step, Term, Trace
 
 WIDTH = 80
 _MOST_ROWS = 24  # terms and grid rows shown of a step
