@@ -27,14 +27,21 @@ def main() -> None:
         "numpy": np.__version__,
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
-        "blas": [{k: pool[k] for k in ("internal_api", "architecture", "num_threads") if k in pool} for pool in threadpool_info()],
+        "blas": [
+            {k: pool[k] for k in ("internal_api", "architecture", "num_threads") if k in pool}
+            for pool in threadpool_info()
+        ],
     }
     results = {"machine": machine, "overhead": overhead.run(), "unet_step": unet.run()}
     micro = results["overhead"]["microseconds"]
-    print(f"(a*b+c).sum().backward(): tinyconv {micro['tinyconv']['median']:.1f} us, torch {micro['torch']['median']:.1f} us")
+    print(
+        f"(a*b+c).sum().backward(): tinyconv {micro['tinyconv']['median']:.1f} us, torch {micro['torch']['median']:.1f} us"
+    )
     for name, row in results["unet_step"].items():
         ours, theirs = row["seconds"]["tinyconv"]["median"], row["seconds"]["torch"]["median"]
-        print(f"U-Net step, {name} {row['shape']}: tinyconv {ours:.3f} s, torch {theirs:.3f} s, ratio {row['ratio']:.2f}")
+        print(
+            f"U-Net step, {name} {row['shape']}: tinyconv {ours:.3f} s, torch {theirs:.3f} s, ratio {row['ratio']:.2f}"
+        )
     path = Path(__file__).with_name("results.json")
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(f"written: {path}")

@@ -62,40 +62,38 @@ def torch_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def run(base: int = 8, levels: int = 4, rounds: int = 8) -> dict[str, Any]:
-    """Seconds a step of both sides for each shape, the ratio torch / tinyconv, and how far the first losses are apart."""
-    results = {}
-    for name, (shape, classes) in SHAPES.items():
-        rng = np.random.default_rng(0)
-        images = rng.standard_normal(shape, np.float32)
-        labels = rng.integers(0, classes, (shape[0], *shape[2:]))
-        tinyconv.manual_seed(0)
-        ours, theirs = UNet(1, classes, base, levels), TorchUNet(1, classes, base, levels)
-        theirs.load_state_dict({k: torch.tensor(v.numpy()) for k, v in ours.state_dict().items()})
-        adam, torch_adam = Adam(ours.parameters(), lr=1e-3), torch.optim.Adam(theirs.parameters(), lr=1e-3)
-        losses: dict[str, list[float]] = {"tinyconv": [], "torch": []}
+    """The step on batches as the two main jobs have them."""
+    return {name: measure(shape, classes, base, levels, rounds) for name, (shape, classes) in SHAPES.items()}
 
-        def our_step() -> None:
-            loss = segmentation_loss(ours(tinyconv.Tensor(images)), tinyconv.Tensor(labels))
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-            losses["tinyconv"].append(loss.item())
 
-        def torch_step() -> None:
-            loss = torch_loss(theirs(torch.from_numpy(images)), torch.from_numpy(labels))
-            torch_adam.zero_grad()
-            loss.backward()
-            torch_adam.step()
-            losses["torch"].append(loss.item())
+def measure(shape: tuple[int, ...], classes: int, base: int, levels: int, rounds: int) -> dict[str, Any]:
+    """Seconds a step of both sides, the ratio torch / tinyconv, and how far the losses of all steps are apart."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal(shape, np.float32)
+    labels = rng.integers(0, classes, (shape[0], *shape[2:]))
+    tinyconv.manual_seed(0)
+    ours, theirs = UNet(1, classes, base, levels), TorchUNet(1, classes, base, levels)
+    theirs.load_state_dict({name: torch.tensor(value.numpy()) for name, value in ours.state_dict().items()})
+    adam, torch_adam = Adam(ours.parameters(), lr=1e-3), torch.optim.Adam(theirs.parameters(), lr=1e-3)
+    losses: dict[str, list[float]] = {"tinyconv": [], "torch": []}
 
-        timed = interleaved({"tinyconv": our_step, "torch": torch_step}, rounds)
-        apart = max(abs(a - b) / abs(b) for a, b in zip(losses["tinyconv"], losses["torch"]))
-        if not apart < 1e-2:
-            raise AssertionError(f"{name}: the losses of the two sides differ by {apart:.2g}, so they do not do the same.")
-        results[name] = {
-            "shape": shape,
-            "seconds": timed,
-            "ratio": timed["torch"]["median"] / timed["tinyconv"]["median"],
-            "losses_apart": apart,
-        }
-    return results
+    def our_step() -> None:
+        loss = segmentation_loss(ours(tinyconv.Tensor(images)), tinyconv.Tensor(labels))
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        losses["tinyconv"].append(loss.item())
+
+    def torch_step() -> None:
+        loss = torch_loss(theirs(torch.from_numpy(images)), torch.from_numpy(labels))
+        torch_adam.zero_grad()
+        loss.backward()
+        torch_adam.step()
+        losses["torch"].append(loss.item())
+
+    timed = interleaved({"tinyconv": our_step, "torch": torch_step}, rounds)
+    apart = max(abs(a - b) / abs(b) for a, b in zip(losses["tinyconv"], losses["torch"]))
+    if not apart < 1e-2:
+        raise AssertionError(f"{shape}: the losses of the two sides differ by {apart:.2g}: they do not do the same.")
+    ratio = timed["torch"]["median"] / timed["tinyconv"]["median"]
+    return {"shape": shape, "seconds": timed, "ratio": ratio, "losses_apart": apart}

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyconv import explain
+from tinyconv import __version__, explain, io, kernels, models, recipes
+from tinyconv.report import CLASS_COLOURS, write_report
+from tinyconv.training import ProgressBar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,10 +75,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from tinyconv import io, recipes
-    from tinyconv.report import write_report
-    from tinyconv.training import ProgressBar
-
     folder = options.out or Path("runs") / f"{options.model}-{options.data}"
     plan = recipes.recipe(options.model, options.data)
     epochs = plan.epochs if options.epochs is None else options.epochs
@@ -120,8 +118,6 @@ def _print_scores(classes: Sequence[str], metrics: dict[str, Any]) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from tinyconv import io, models, recipes
-
     state = io.load(options.checkpoint)
     try:
         config = state["config"]
@@ -163,8 +159,6 @@ def _write_classes(path: Path, classes: NDArray[np.int64]) -> None:
     """A PNG whose pixel values are the class numbers, with a palette that shows them."""
     from PIL import Image, ImageColor
 
-    from tinyconv.report import CLASS_COLOURS
-
     image = Image.fromarray(classes.astype(np.uint8), mode="P")
     image.putpalette([part for colour in CLASS_COLOURS for part in ImageColor.getrgb(colour)])
     image.save(path)
@@ -187,10 +181,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    import tinyconv
-    from tinyconv import kernels
-
-    print(f"tinyconv    {tinyconv.__version__}")
+    print(f"tinyconv    {__version__}")
     print(f"python      {platform.python_version()} on {platform.machine()}, {platform.system()}")
     for name in ("numpy", "numba", "cupy", "safetensors", "matplotlib", "nilearn", "nibabel", "pillow", "tqdm"):
         print(f"{name:11s} {_version(name)}")

@@ -82,7 +82,8 @@ class Function:
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Compute, and record the node if the tape is running and an input requires a gradient."""
-        result = self.forward(*[t.data for t in inputs])
+        with np.errstate(all="ignore"):  # infinities and NaN are values here, not warnings, as in torch
+            result = self.forward(*[t.data for t in inputs])
         several = type(result) is tuple
         version = inputs[0].version if self.view else None
         outputs = [Tensor.wrap(_array(r), version) for r in (result if several else (result,))]

@@ -39,7 +39,7 @@ def set_scratch_limit(limit: int) -> None:
     """Let each kernel use at most ``limit`` bytes for its columns, for the whole process.
 
     One output row of one image is the least a kernel works on, so a smaller limit means that row. The
-    default of 8 MiB keeps a tile of columns in a CPU's last cache; a GPU wants more.
+    default of 4 MiB keeps a tile of columns in a CPU's last cache; a GPU wants more.
     """
     global _scratch_limit
     if isinstance(limit, bool) or not isinstance(limit, int):

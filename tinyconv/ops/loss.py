@@ -428,8 +428,8 @@ def dice_loss(
         p, y = p[:, 1:], y[:, 1:]
     if p.data.size and (p.data.min() < 0 or p.data.max() > 1.001):  # a softmax may round to a little above 1
         raise ValueError(
-            f"dice_loss: input must hold probabilities in [0, 1], but runs from {p.data.min():.4g} to {p.data.max():.4g}. "
-            f"Of logits take softmax(input, 1) or sigmoid(input) first."
+            f"dice_loss: input must hold probabilities in [0, 1], but runs from {p.data.min():.4g} to "
+            f"{p.data.max():.4g}. Of logits take softmax(input, 1) or sigmoid(input) first."
         )
     over = ((0,) if batch else ()) + tuple(range(2, p.ndim))
     both, either = (p * y, p + y) if not over else ((p * y).sum(over), (p + y).sum(over))
