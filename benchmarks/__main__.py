@@ -34,9 +34,8 @@ def main() -> None:
     }
     results = {"machine": machine, "overhead": overhead.run(), "unet_step": unet.run()}
     micro = results["overhead"]["microseconds"]
-    print(
-        f"(a*b+c).sum().backward(): tinyconv {micro['tinyconv']['median']:.1f} us, torch {micro['torch']['median']:.1f} us"
-    )
+    one, other = micro["tinyconv"]["median"], micro["torch"]["median"]
+    print(f"(a*b+c).sum().backward(): tinyconv {one:.1f} us, torch {other:.1f} us, {one / other:.2f} times torch")
     for name, row in results["unet_step"].items():
         ours, theirs = row["seconds"]["tinyconv"]["median"], row["seconds"]["torch"]["median"]
         print(
