@@ -23,8 +23,8 @@ from tinyconv import Tensor
 
 RUNGS = ("loops", "im2col")
 CASES = [(row, rung) for row in ROWS for rung in (RUNGS if row.windowed else ("im2col",))]
-#: A share of the profile's examples for each row and rung.
-EXAMPLES = max(settings().max_examples // 4, 1)
+#: For each row and rung.
+EXAMPLES = max(settings().max_examples // 2, 1)
 
 
 @st.composite

@@ -587,7 +587,7 @@ def masked_fill(input: Tensor, mask: Operand, value: Operand) -> Tensor:
 
 
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
-    """y = input moved into [min, max]; NaN wins, also as a bound. The gradient is 1 inside and on the bounds, else 0."""
+    """y = input moved into [min, max]; NaN wins, also as bound. The gradient: 1 inside and on the bounds, else 0."""
     if min is None and max is None:
         raise ValueError("clamp: give min, max, or both.")
     y = as_number(input, "clamp")

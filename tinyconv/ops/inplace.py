@@ -12,7 +12,7 @@ from tinyconv.autograd import Tensor
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.ops.operands import Operand
-from tinyconv.ops.shape import index_key
+from tinyconv.ops.shape import index_keys
 
 
 def _writable(op: str, input: Tensor) -> Array:
@@ -36,7 +36,14 @@ def _value(op: str, other: Any) -> Any:
 
 def _arithmetic(op: str, ufunc: np.ufunc, input: Tensor, other: Operand) -> Tensor:
     array = _writable(op, input)
-    ufunc(array, _value(op, other), out=array, casting="same_kind")
+    value = _value(op, other)
+    try:
+        ufunc(array, value, out=array, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(
+            f"{op}: the result of {np.shape(value)} {np.asarray(value).dtype} with the tensor's {array.shape} "
+            f"{array.dtype} cannot be put back into it. Make a new tensor instead."
+        ) from None
     input.changed()
     return input
 
@@ -83,7 +90,10 @@ def setitem(input: Tensor, key: Any, value: Operand) -> None:
     """input[key] = value, in place."""
     array = _writable("setitem", input)
     try:
-        array[index_key(key)] = _value("setitem", value)
+        *views, last = index_keys(key)
+        for each in views:
+            array = array[each]
+        array[last] = _value("setitem", value)
     except IndexError as error:
         raise IndexError(f"setitem: {error} (the tensor has shape {input.shape}).") from None
     input.changed()

@@ -324,7 +324,7 @@ class AddAt(Function):
 
 
 def _index_part(part: Any) -> Any:
-    """One entry of an index as NumPy takes it; tensors and lists become arrays."""
+    """One entry of an index as NumPy takes it; tensors and lists become arrays, 0-d integers become ints."""
     if part is None or part is Ellipsis or isinstance(part, slice | int):
         return part
     array = part.data if isinstance(part, Tensor) else np.asarray(part)
@@ -332,23 +332,38 @@ def _index_part(part: Any) -> Any:
         if array.size == 0:
             return array.astype(np.int64)
         raise IndexError(f"getitem: an index must be integer or bool, but is {array.dtype}.")
-    return array
+    return int(array) if array.ndim == 0 and array.dtype.kind != "b" else array
 
 
-def index_key(key: Any) -> tuple[Any, ...]:
-    """What stands between the brackets as a tuple that NumPy takes."""
-    parts = tuple(_index_part(part) for part in (key if isinstance(key, tuple) else (key,)))
-    return tuple(bool(p) if isinstance(p, bool) else p for p in parts)
+def index_keys(key: Any) -> list[tuple[Any, ...]]:
+    """What stands between the brackets, as keys that NumPy takes one after the other.
+
+    Ints beside index arrays go first. NumPy would read an int as one more index array, and move axes to the front.
+    """
+    parts = [_index_part(part) for part in (key if isinstance(key, tuple) else (key,))]
+    if not any(hasattr(p, "dtype") for p in parts) or not any(type(p) is int for p in parts):
+        return [tuple(parts)]
+    ints: list[Any] = []
+    for part in parts:
+        if part is Ellipsis or type(part) is int:
+            ints.append(part)
+        else:
+            mask = getattr(part, "dtype", None) == np.bool_
+            taken = part.ndim if mask else int(part is not None and not isinstance(part, bool))
+            ints += [slice(None)] * taken
+    return [tuple(ints), tuple(p for p in parts if type(p) is not int)]
 
 
 def getitem(input: Tensor, key: Any) -> Tensor:
-    """x[key] with ints, slices, None, ..., bool masks and integer tensors, arrays or lists, as NumPy and torch read
-    them.
+    """x[key] with ints, slices, None, ..., bool masks and integer tensors, arrays or lists, as torch reads them.
 
     Ints and slices give a view; the others a copy. Raises IndexError for what lies outside.
     """
     try:
-        return Index(index_key(key))(input)
+        y = input
+        for each in index_keys(key):
+            y = Index(each)(y)
+        return y
     except IndexError as error:
         raise IndexError(f"getitem: {error} (the tensor has shape {input.shape}).") from None
 
