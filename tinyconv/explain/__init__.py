@@ -10,6 +10,7 @@ from tinyconv.explain.arithmetic import (
     solve,
     transposed_output_size,
 )
+from tinyconv.explain.capture import Capture, capture, mismatch, probe
 from tinyconv.explain.debug import StepDebugger, break_at
 from tinyconv.explain.kinds import AvgPoolTrace, ConvolutionTrace, MaxPoolTrace, TransposedTrace, UnfoldTrace
 from tinyconv.explain.receptive import receptive_field

@@ -35,7 +35,7 @@ class ConvolutionTrace(Trace):
         terms = []
         acc: float = 0
         for triple in self._gather(by, index):
-            output, input, padding = self._named(triple)
+            output, input, padding = self.named(triple)
             left = self._read(g, output, padding) if by == "input" else self._read(self.x, input, padding)
             right = self._read(g, output, padding) if by == "weight" else self.w.item(triple.weight)
             acc += left * right
@@ -46,7 +46,7 @@ class ConvolutionTrace(Trace):
             value = (self.x.dtype.type(value) + self.b[index[1]]).item()
         return Step(by, index, PRODUCT, tuple(terms), None, bias, value)
 
-    def _named(self, triple: Triple) -> tuple[Sizes, Sizes, bool]:
+    def named(self, triple: Triple) -> tuple[Sizes, Sizes, bool]:
         """(output, input, padding)"""
         return triple.unit, triple.pixel, not triple.inside
 
@@ -72,7 +72,7 @@ class TransposedTrace(ConvolutionTrace):
     def _gather(self, by: str, index: Sizes) -> list[Triple]:
         return super()._gather({"output": "input", "input": "output"}.get(by, by), index)
 
-    def _named(self, triple: Triple) -> tuple[Sizes, Sizes, bool]:
+    def named(self, triple: Triple) -> tuple[Sizes, Sizes, bool]:
         return triple.pixel, triple.unit, not triple.inside
 
     def im2col(self) -> Array:
