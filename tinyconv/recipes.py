@@ -59,7 +59,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         datasets=_nuclei_datasets,
         normalise=nuclei.normalise,
         network={"num_classes": 2, "base": 8, "levels": 4},
-        epochs=8,
+        epochs=6,
         batch_size=4,
         learning_rate=1e-2,
     ),
