@@ -17,5 +17,6 @@ from tinyconv.explain.receptive import receptive_field
 from tinyconv.explain.record import record
 from tinyconv.explain.relationships import RELATIONSHIPS, Relationship
 from tinyconv.explain.steps import Step, Term, Trace
+from tinyconv.explain.summary import Layer, Summary, summary
 from tinyconv.explain.text import format_sizes
 from tinyconv.explain.trace import example, trace

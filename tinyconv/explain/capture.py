@@ -60,8 +60,8 @@ class Tracked:
 
     def __float__(self) -> Any:
         raise TypeError(
-            "capture: an array of plain numbers cannot keep where its numbers came from. Make the array that collects the "
-            "sums with np.zeros(shape, dtype=x.dtype) or np.zeros_like(...), so that it holds objects here."
+            "capture: an array of plain numbers cannot keep where its numbers came from. Make the array that collects "
+            "the sums with np.zeros(shape, dtype=x.dtype) or np.zeros_like(...), so that it holds objects here."
         )
 
     __int__ = __float__

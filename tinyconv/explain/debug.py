@@ -154,8 +154,8 @@ _KERNELS: dict[tuple[str, int], tuple[Callable[..., None], str]] = {
 class break_at:  # noqa: N801 - used like a function
     """Stop in pdb at every product of one element, inside the loops that compute it.
 
-    >>> with explain.break_at(output=(0, 0, 1, 2)):
-    ...     F.conv2d(x, w, stride=2, padding=1)
+        with explain.break_at(output=(0, 0, 1, 2)):
+            F.conv2d(x, w, stride=2, padding=1)
 
     Within the block the loops rung computes. The debugger stands before the product is added, with n, co, oh, ow, ci,
     kh, kw, ih, iw, pixel and acc in scope; ``c`` goes to the next product, ``q`` leaves the block. ``input`` stops in

@@ -15,6 +15,7 @@ from tinyconv.ops.fold import Unfold
 from tinyconv.ops.pool import AvgPool, MaxPool
 
 _SELF = ReceptiveField(1, 1, 0)  # a pixel sees itself
+_NOTHING = ReceptiveField(0, 1, 0)  # a parameter sees no pixel
 
 
 def receptive_field(
@@ -79,7 +80,8 @@ def field_on_tape(y: Tensor, x: Tensor, axis: int, known: dict[int, ReceptiveFie
             continue
         waiting.pop()
         known[id(node)] = _through(node, sources, [known[id(source)] for source in sources], axis)
-    return known[id(y.grad_fn)]
+    field = known[id(y.grad_fn)]
+    return None if field is _NOTHING else field
 
 
 def _leads(source: Any, x: Tensor) -> bool:
@@ -91,17 +93,20 @@ def _through(
     node: Function, sources: list[Any], fields: list[ReceptiveField | None], axis: int
 ) -> ReceptiveField | None:
     """The field behind one node of those before it."""
-    seen = [(source, field) for source, field in zip(sources, fields) if field is not None]
-    if not seen:
+    pairs = [(source, field) for source, field in zip(sources, fields) if field is not _NOTHING]
+    seen = [field for _, field in pairs if field is not None]
+    if len(seen) < len(pairs):
         return None
+    if not seen:
+        return _NOTHING
     if isinstance(node, Conv | MaxPool | AvgPool | Unfold):
         g = node.g
         layer = (g.kernel[axis], g.stride[axis], g.padding[axis][0], g.dilation[axis])
-        return geometry.receptive_field([_as_layer(seen[0][1]), layer])
+        return geometry.receptive_field([_as_layer(seen[0]), layer])
     size = node.outputs[0][0][2:]
-    if not size or any(_shape(source)[2:] != size for source, _ in seen):
+    if not size or any(_shape(source)[2:] != size for source, _ in pairs):
         return None
-    return _join([field for _, field in seen])
+    return _join(seen)
 
 
 def _as_layer(field: ReceptiveField) -> tuple[int, int, int, int]:

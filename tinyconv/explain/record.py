@@ -15,9 +15,9 @@ from tinyconv.explain.trace import trace
 class record(Mapping[str, Trace]):  # noqa: N801 - used like a function
     """Keep what each layer of ``model`` is given, and trace a layer when it is asked for.
 
-    >>> with explain.record(model) as rec:
-    ...     model(x)
-    >>> rec["conv1"].at(output=(0, 3, 10, 10))
+        with explain.record(model) as rec:
+            model(x)
+        rec["conv1"].at(output=(0, 3, 10, 10))
 
     The names are those of ``model.named_modules()``, of the layers that hold no others; of several calls of a layer the
     last counts. Ask before the weights change. Raises KeyError for a layer that did not run, ValueError for one that

@@ -156,7 +156,11 @@ class Trace:
     # Summing
 
     def forward(self) -> Array:
-        """The list summed by output: what the operator computes; to the last bit what the loops rung computes."""
+        """The list summed by output: what the operator computes.
+
+        Like :meth:`grad_input` and :meth:`grad_weight` it adds in the order of the loops rung, in float64 with one
+        rounding at the end, and so has its bits; the other rungs add in another order and differ in the last places.
+        """
         return self._sum("output", None)
 
     def grad_input(self, g: Any) -> Array:

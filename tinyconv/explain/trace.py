@@ -29,8 +29,8 @@ def trace(operator: Callable[..., Any], *args: Any, max_terms: int = 1_000_000, 
     illegal arguments with its own message. Integers are traced as float64. Whatever would list more than
     ``max_terms`` products is refused, with what to do instead. ValueError for an operator that slides no window.
 
-    >>> t = trace(F.conv2d, x, w, stride=2, padding=1)
-    >>> t.at(output=(0, 0, 1, 2)).terms
+        t = explain.trace(F.conv2d, x, w, stride=2, padding=1)
+        t.at(output=(0, 0, 1, 2)).terms
     """
     leaves = [_leaf(a) for a in args], {name: _leaf(a) for name, a in kwargs.items()}
     with enable_grad():
