@@ -24,7 +24,7 @@ def reduced(draw: st.DrawFn, several: bool = True, empty: bool = True, must: boo
     if must or draw(st.booleans()):
         dim = draw(some_axes(len(shape)) if several else axes(len(shape)))
         if dim is None and must:
-            dim = tuple(range(len(shape)))
+            dim = tuple(range(len(shape))) or 0
         if dim is not None:
             chosen = {"dim": dim, **chosen}
     if "dim" not in chosen:

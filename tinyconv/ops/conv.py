@@ -241,8 +241,9 @@ def _read(
             f"{', '.join('K' + a for a in SPATIAL[rank].split(', '))}), {rank + 2} axes, "
             f"but has {weight.ndim} (weight.shape={weight.shape})."
         )
-    if weight.shape[0] == 0:
-        raise ValueError(f"{op}: weight.shape[0] ({channels[0]}) must be at least 1, but weight.shape={weight.shape}.")
+    if 0 in weight.shape[:2]:
+        named = " and ".join(channels[:2])
+        raise ValueError(f"{op}: weight needs at least one of {named}, but weight.shape={weight.shape}.")
     return input, weight, bias
 
 

@@ -578,6 +578,8 @@ def where(condition: Operand, input: Operand, other: Operand) -> Tensor:
 def masked_fill(input: Tensor, mask: Operand, value: Operand) -> Tensor:
     """y = value where ``mask`` (bool) holds, else input. The mask broadcasts to the input, not the reverse."""
     mask = mask if isinstance(mask, Tensor) else Tensor(mask)
+    if not is_float(input.dtype) and isinstance(value, float) and not np.isfinite(value):
+        raise ValueError(f"masked_fill: value={value} does not fit into {input.dtype}. Use a float tensor.")
     filled = where(mask, cast(value, input.dtype) if isinstance(value, Tensor) else value, input)
     if filled.data.shape != input.data.shape:
         raise ValueError(

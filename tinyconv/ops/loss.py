@@ -16,6 +16,7 @@ from tinyconv.ops.activation import log_softmax, logsigmoid, softmax
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import abs as absolute
 from tinyconv.ops.elementwise import clamp, exp, log, log1p, sqrt, where
+from tinyconv.ops.operands import common_shape
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import axis_of, gather
 from tinyconv.ops.windows import require_float
@@ -93,7 +94,10 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """<x1, x2> / (max(||x1||, eps) max(||x2||, eps)) along ``dim``. Shapes broadcast; ``dim`` disappears."""
     a, b = require_float("cosine_similarity", "x1", x1), require_float("cosine_similarity", "x2", x2)
-    axis = axis_of("cosine_similarity", dim, max(a.ndim, b.ndim)) - max(a.ndim, b.ndim)
+    if eps < 0:
+        raise ValueError(f"cosine_similarity: eps must not be negative, but is {eps}.")
+    shape = common_shape("cosine_similarity", a.shape, b.shape)
+    a, b, axis = a.expand(shape), b.expand(shape), axis_of("cosine_similarity", dim, len(shape))
     length_a, length_b = (clamp(norm(v, 2, axis, keepdim=True), min=eps) for v in (a, b))
     return ((a / length_a) * (b / length_b)).sum(axis)
 
@@ -157,6 +161,16 @@ class BinaryCrossEntropy(Function):
         return by_x, by_t
 
 
+def _weighted(op: str, loss: Tensor, weight: Tensor | None) -> Tensor:
+    """weight * loss, where the weight broadcasts to the loss and not the reverse."""
+    if weight is None:
+        return loss
+    y = loss * weight
+    if y.shape != loss.shape:
+        raise ValueError(f"{op}: weight of shape {weight.shape} does not broadcast to the input's shape {loss.shape}.")
+    return y
+
+
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
@@ -165,12 +179,14 @@ def binary_cross_entropy(
     Logarithms are cut at -100, so that a certain and wrong prediction costs 100 and not infinity.
     """
     x, t = _pair("binary_cross_entropy", input, target)
+    if x.dtype != t.dtype:
+        raise TypeError(f"binary_cross_entropy: target must have the input's dtype {x.dtype}, but is {t.dtype}.")
     if not bool(((x.data >= 0) & (x.data <= 1)).all()):
         raise ValueError(
             "binary_cross_entropy: input must lie in [0, 1]. Use sigmoid first, or binary_cross_entropy_with_logits."
         )
     loss: Tensor = BinaryCrossEntropy()(x, t)
-    return _reduced("binary_cross_entropy", loss if weight is None else loss * weight, reduction)
+    return _reduced("binary_cross_entropy", _weighted("binary_cross_entropy", loss, weight), reduction)
 
 
 def binary_cross_entropy_with_logits(
@@ -190,7 +206,8 @@ def binary_cross_entropy_with_logits(
     if pos_weight is not None:
         positive = positive * ((as_tensor(pos_weight, "binary_cross_entropy_with_logits", "pos_weight") - 1) * t + 1)
     loss = (1 - t) * x - positive
-    return _reduced("binary_cross_entropy_with_logits", loss if weight is None else loss * weight, reduction)
+    loss = _weighted("binary_cross_entropy_with_logits", loss, weight)
+    return _reduced("binary_cross_entropy_with_logits", loss, reduction)
 
 
 # --------------------------------------------------------------------------------------------------

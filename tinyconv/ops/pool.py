@@ -177,9 +177,9 @@ def _max_unpool(
     indices = as_tensor(indices, op, "indices")
     if indices.dtype != np.int64:
         raise TypeError(f"{op}: indices must be int64, as max_pool returns them, but are {indices.dtype}.")
+    if indices.shape != input.shape:
+        raise ValueError(f"{op}: indices must have the input's shape {input.shape}, but have {indices.shape}.")
     positions, _ = as_batch(op, indices, rank)
-    if positions.shape != images.shape:
-        raise ValueError(f"{op}: indices must have the input's shape {images.shape}, but have {positions.shape}.")
     g = transposed_geometry(op, images.shape[2:], kernel_size, kernel_size if stride is None else stride, padding)
     size = g.size if output_size is None else _unpooled_size(op, output_size, g)
     at = positions.data
@@ -355,6 +355,8 @@ def _lp_pool(
     rank: int, input: Tensor, norm_type: int | float, kernel_size: Size, stride: Size | None, ceil_mode: bool
 ) -> Tensor:
     op = f"lp_pool{rank}d"
+    if norm_type == 0:
+        raise ValueError(f"{op}: norm_type must not be 0, since the result is a root of that order.")
     input = as_tensor(input, op)
     powers = cast(input, np.float32) ** norm_type if not is_float(input.dtype) else input**norm_type
     total = _avg_pool(op, rank, powers, kernel_size, stride, 0, ceil_mode)
@@ -394,6 +396,7 @@ def lp_pool3d(
 def _adaptive(op: str, rank: int, input: Tensor, output_size: OutputSize) -> tuple[Tensor, bool, tuple[AxisMap, ...]]:
     """Input with a batch axis, whether it had none, and the windows of each axis."""
     images, unbatched = as_batch(op, require_float(op, "input", input), rank)
+    check_channels(op, images)
     size = images.shape[2:]
     if min(size) < 1:
         raise ValueError(f"{op}: the input's spatial size is {size}; every axis needs at least one pixel.")
@@ -413,7 +416,6 @@ def _adaptive_avg(rank: int, input: Tensor, output_size: OutputSize) -> Tensor:
 def _adaptive_max(rank: int, input: Tensor, output_size: OutputSize, return_indices: bool) -> Any:
     op = f"adaptive_max_pool{rank}d"
     images, unbatched, maps = _adaptive(op, rank, input, output_size)
-    check_channels(op, images)
     return _max_result(AdaptiveMaxPool(maps)(images), unbatched, return_indices)
 
 

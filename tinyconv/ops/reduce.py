@@ -164,12 +164,13 @@ def _with_index(op: str, arg: Any, input: Tensor, dim: int, keepdim: bool) -> tu
 
 def _arg(op: str, name: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = as_tensor(input, op).detach()
-    if x.data.size == 0 and (dim is None or x.shape[axis_of(op, dim, x.ndim)] == 0):
+    axis = None if dim is None else axis_of(op, dim, x.ndim)
+    if x.data.size == 0 and (axis is None or x.shape[axis] == 0):
         raise ValueError(f"{op}: nothing has no largest or smallest element: shape {x.shape}, dim={dim}.")
     if x.data.dtype.kind == "b":
         raise TypeError(f"{op}: needs numbers, but got bools. Use x.to(tinyconv.int64).")
     xp = array_module(x.data)
-    axis = None if dim is None or x.ndim == 0 else axis_of(op, dim, x.ndim)
+    axis = axis if x.ndim else None
     found = getattr(xp, name)(x.data, axis=axis)
     if keepdim:
         found = xp.expand_dims(found, axis) if axis is not None else xp.asarray(found).reshape((1,) * x.ndim)
@@ -200,9 +201,9 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
     x = as_tensor(input, "prod")
     if dtype is not None or not is_float(x.data.dtype):
         x = cast(x, dtype or np.int64)
+    axis = 0 if dim is None else axis_of("prod", dim, x.ndim)
     if dim is None or x.ndim == 0:
         return prod(reshape(x, -1) if x.data.size else reshape(x, 0), 0)
-    axis = axis_of("prod", dim, x.ndim)
     n = x.shape[axis]
     if n == 0:
         x, n = sum_axes(x, (axis,), True) + 1, 1  # the product of nothing

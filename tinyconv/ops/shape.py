@@ -123,7 +123,7 @@ def movedim(input: Tensor, source: int, destination: int) -> Tensor:
 
 def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Axes of size 1 removed: all of them, or those among ``dim``."""
-    axes = axes_of("squeeze", dim, input.ndim)
+    axes = () if dim == () else axes_of("squeeze", dim, input.ndim)
     return Reshape(tuple(n for axis, n in enumerate(input.shape) if axis not in axes or n != 1))(input)
 
 
@@ -417,8 +417,12 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of ``input`` along ``dim`` that ``index`` (1-d) names."""
     axis = axis_of("index_select", dim, input.ndim)
     index = as_tensor(index, "index_select", "index")
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"index_select: index must be integer, but is {index.dtype}.")
     if index.ndim > 1:
         raise ValueError(f"index_select: index must have one axis, but has shape {index.shape}.")
+    if index.data.size and int(index.data.min()) < 0:
+        raise IndexError(f"index_select: index must not be negative, but holds {index.data.min()}.")
     return getitem(input, (slice(None),) * axis + (reshape(index, -1),))
 
 
