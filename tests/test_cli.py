@@ -101,7 +101,11 @@ def test_predict_writes_class_maps_of_any_size(small: Path, capsys: pytest.Captu
     ],
 )
 def test_wrong_calls_end_with_one_sentence(
-    small: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+    small: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: list[str],
 ) -> None:
     monkeypatch.delenv("TINYCONV_DATA", raising=False)
     assert cli.main(arguments) == 1

@@ -59,8 +59,7 @@ class Div(Function):
     saves = (0, 1)
 
     def forward(self, a: Array, b: Array) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            return a / b
+        return a / b
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = self.saved_inputs
@@ -74,8 +73,7 @@ class Pow(Function):
     saves = (0, 1)
 
     def forward(self, a: Array, b: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return a**b
+        return a**b
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = self.saved_inputs
@@ -98,18 +96,16 @@ class FloorDiv(_RoundedDiv):
     """y = floor(a / b), with the quotient's rounding taken out: 1 // 0.1 = 9, since 0.1 is stored a little large"""
 
     def forward(self, a: Array, b: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return array_module(a, b).floor_divide(a, b)
+        return array_module(a, b).floor_divide(a, b)
 
 
 class TruncDiv(_RoundedDiv):
     """y = trunc(a / b)"""
 
     def forward(self, a: Array, b: Array) -> Array:
-        with np.errstate(all="ignore"):
-            if a.dtype.kind == "f":
-                return array_module(a, b).trunc(a / b)
-            return a // b + ((a % b != 0) & ((a < 0) != (b < 0)))  # // rounds down
+        if a.dtype.kind == "f":
+            return array_module(a, b).trunc(a / b)
+        return a // b + ((a % b != 0) & ((a < 0) != (b < 0)))  # // rounds down
 
 
 class Remainder(Function):
@@ -118,8 +114,7 @@ class Remainder(Function):
     saves = (0, 1)
 
     def forward(self, a: Array, b: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return array_module(a, b).remainder(a, b)
+        return array_module(a, b).remainder(a, b)
 
     def backward(self, g: Tensor) -> tuple[Tensor, Tensor | None]:
         a, b = self.saved_inputs
@@ -223,8 +218,7 @@ class Exp(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(over="ignore"):
-            return array_module(x).exp(x)
+        return array_module(x).exp(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * self.saved_output
@@ -236,8 +230,7 @@ class Expm1(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(over="ignore"):
-            return array_module(x).expm1(x)
+        return array_module(x).expm1(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * (self.saved_output + 1)
@@ -249,8 +242,7 @@ class Log(Function):
     saves = (0,)
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return array_module(x).log(x)
+        return array_module(x).log(x)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
@@ -263,8 +255,7 @@ class Log1p(Function):
     saves = (0,)
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return array_module(x).log1p(x)
+        return array_module(x).log1p(x)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
@@ -277,8 +268,7 @@ class Sqrt(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(invalid="ignore"):
-            return array_module(x).sqrt(x)
+        return array_module(x).sqrt(x)
 
     def backward(self, g: Tensor) -> Tensor:
         return g / (self.saved_output * 2)
@@ -303,8 +293,7 @@ class Sin(Function):
     saves = (0,)
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(invalid="ignore"):
-            return array_module(x).sin(x)
+        return array_module(x).sin(x)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
@@ -317,8 +306,7 @@ class Cos(Function):
     saves = (0,)
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(invalid="ignore"):
-            return array_module(x).cos(x)
+        return array_module(x).cos(x)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
@@ -344,8 +332,7 @@ class Sigmoid(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        with np.errstate(over="ignore"):  # e^-x = inf gives the right 0
-            return 1 / (1 + array_module(x).exp(-x))
+        return 1 / (1 + array_module(x).exp(-x))
 
     def backward(self, g: Tensor) -> Tensor:
         y = self.saved_output

@@ -151,8 +151,7 @@ class BinaryCrossEntropy(Function):
     def forward(self, x: Array, t: Array) -> Array:
         xp = array_module(x)
         floor = x.dtype.type(-100)
-        with np.errstate(divide="ignore"):
-            return (t - 1) * xp.maximum(xp.log1p(-x), floor) - t * xp.maximum(xp.log(x), floor)
+        return (t - 1) * xp.maximum(xp.log1p(-x), floor) - t * xp.maximum(xp.log(x), floor)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, t = self.saved_inputs
@@ -228,11 +227,10 @@ class CrossEntropy(Function):
     def forward(self, x: Array) -> Array:
         xp = array_module(x)
         top = x.max(1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            z = x.astype(sum_dtype(x.dtype), copy=False) - top  # (N, C, L)
-            chosen = xp.take_along_axis(z, self.target[:, None], 1)
-            log_sum = xp.log(xp.exp(z, out=z).sum(1, keepdims=True))
-            loss = (log_sum - chosen)[:, 0] * self.factor  # (N, L)
+        z = x.astype(sum_dtype(x.dtype), copy=False) - top  # (N, C, L)
+        chosen = xp.take_along_axis(z, self.target[:, None], 1)
+        log_sum = xp.log(xp.exp(z, out=z).sum(1, keepdims=True))
+        loss = (log_sum - chosen)[:, 0] * self.factor  # (N, L)
         self.kept = (top, log_sum)
         return xp.where(self.valid, loss, 0).astype(x.dtype, copy=False)
 
