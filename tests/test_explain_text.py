@@ -199,6 +199,13 @@ def test_what_is_not_understood_is_said() -> None:
     assert "*** NameError: name 'nonsense' is not defined" in said and "(1, 1, 5, 5)" in said
 
 
+def test_what_has_no_steps_cannot_be_debugged() -> None:
+    with pytest.raises(ValueError, match=r"nothing to step through; the output of conv1d is \(0, 1, 2\)"):
+        explain.trace(F.conv1d, np.ones((0, 1, 3)), np.ones((1, 1, 2))).debug()
+    with pytest.raises(ValueError, match="max_pool1d has no weight"):
+        explain.trace(F.max_pool1d, np.ones((1, 1, 3)), 2).debug("weight")
+
+
 def test_debug_reads_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     commands = iter(["s", "q"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(commands))

@@ -175,7 +175,7 @@ def _explain(options: argparse.Namespace) -> None:
     if options.debug:
         trace.debug(options.by)
         return
-    index: Any = options.at or [0] * len(getattr(trace, options.by) or (0,))
+    index: Any = options.at or [0] * len(trace.shape(options.by))
     step = trace.at(**{options.by: index})
     print(f"{explain.format_sizes(trace)}\n\n{trace.text(step, colour=sys.stdout.isatty())}")
 

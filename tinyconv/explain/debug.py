@@ -40,7 +40,9 @@ class StepDebugger(cmd.Cmd):
         super().__init__(stdin=stdin, stdout=stdout)
         self.use_rawinput = stdin is None
         self.trace, self.by, self.g = trace, by, g
-        self.shape: Sizes = getattr(trace, by)
+        self.shape = trace.shape(by)
+        if not prod(self.shape):
+            raise ValueError(f"debug: there is nothing to step through; the {by} of {trace.name} is {self.shape}.")
         self.breaks: list[int] = []
         self._go(0)
 

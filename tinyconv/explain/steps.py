@@ -119,7 +119,7 @@ class Trace:
         if len(asked) != 1:
             raise ValueError("at: give one of output, input and weight, an index such as output=(0, 0, 1, 2).")
         ((by, index),) = asked.items()
-        shape = self._shape(by)
+        shape = self.shape(by)
         index = tuple(int(i) for i in index)
         if len(index) != len(shape) or any(not 0 <= i < n for i, n in zip(index, shape)):
             raise IndexError(f"at: {by}={index} is not an element of the {by}, whose shape is {shape}.")
@@ -128,7 +128,7 @@ class Trace:
 
     def steps(self, by: str = "output", g: Any = None) -> Iterator[Step]:
         """All steps in row-major order, by "output", "input" or "weight"; ``g`` as in :meth:`at`."""
-        shape = self._shape(by)
+        shape = self.shape(by)
         self._check_terms(f"steps(by={by!r})", len(self.triples))
         cotangent = self._cotangent(g)
         return (self._step(by, index, cotangent) for index in product(*map(range, shape)))
@@ -202,7 +202,7 @@ class Trace:
 
     def _sum(self, by: str, g: Any) -> Array:
         values = [step.value for step in self.steps(by, g)]
-        return np.array(values, self.x.dtype).reshape(self._shape(by))
+        return np.array(values, self.x.dtype).reshape(self.shape(by))
 
     # ----------------------------------------------------------------------------------------------
     # Limits and shapes
@@ -234,9 +234,10 @@ class Trace:
             return prod(self.triples.small) // self.triples.c_out
         return max(self.triples.c_in, self.triples.c_out) // self.groups * prod(self.g.kernel)
 
-    def _shape(self, by: str) -> Sizes:
+    def shape(self, by: str) -> Sizes:
+        """Shape of the "output", the "input" or the "weight"."""
         if by not in ("output", "input", "weight"):
-            raise ValueError(f"steps: by must be 'output', 'input' or 'weight', but is {by!r}.")
+            raise ValueError(f"trace: by must be 'output', 'input' or 'weight', but is {by!r}.")
         shape: Sizes | None = getattr(self, by)
         if shape is None:
             raise ValueError(f"{self.name} has no weight; ask by 'output' or 'input'.")
