@@ -43,11 +43,11 @@ class Counting(Function):
 @pytest.fixture(autouse=True)
 def same_start() -> None:
     """Every test draws the same numbers, whichever ran before it."""
-    Counting.visits = 0
     rng.bit_generator.state = np.random.default_rng(7).bit_generator.state
 
 
 def test_a_chain_of_100000_nodes() -> None:
+    Counting.visits = 0
     x = y = leaf(2)
     for _ in range(100_000):
         y = Counting()(y)
@@ -64,13 +64,15 @@ def test_dropping_a_long_chain_does_not_overflow_the_stack() -> None:
     gc.collect()
 
 
-def test_diamonds_are_linear() -> None:
+@pytest.mark.parametrize("depth", [5, 60])
+def test_diamonds_are_linear(depth: int) -> None:
+    Counting.visits = 0
     x = y = leaf()
-    for _ in range(60):
+    for _ in range(depth):
         y = Counting()(y, y)
     y.backward()
-    assert Counting.visits == 60
-    assert x.grad.item() == 2.0**60
+    assert Counting.visits == depth
+    assert x.grad.item() == 2.0**depth
 
 
 def test_a_second_derivative_through_diamonds_is_linear() -> None:
@@ -84,6 +86,7 @@ def test_a_second_derivative_through_diamonds_is_linear() -> None:
 
 
 def test_grad_visits_only_what_lies_between() -> None:
+    Counting.visits = 0
     x, w = leaf(3), leaf(3)
     below = Counting()(x)
     y = (below * w).sum()
@@ -482,6 +485,13 @@ class IgnoresItsCotangent(Square):
         return super().backward(g * 0 + 1)
 
 
+class TakesItsCotangentForOnes(Square):
+    """Right for a cotangent of ones and for zeros, and so for whoever tries no other."""
+
+    def backward(self, g: Tensor) -> Tensor:
+        return super().backward(g.sign().abs())
+
+
 class WrongShape(Square):
     def backward(self, g: Tensor) -> Tensor:
         return super().backward(g).reshape(-1)
@@ -519,7 +529,18 @@ def test_gradcheck_takes_what_is_right(fast: bool) -> None:
     assert tinyconv.gradcheck(lambda x, w: (x @ w, x.sum()), [leaf(2, 3), leaf(3, 2)], fast=fast)
 
 
-@pytest.mark.parametrize("kind", [WrongFactor, IgnoresItsCotangent, WrongShape, WrongDtype, Random, SkipsAnElement])
+WRONG_BACKWARDS = [
+    WrongFactor,
+    IgnoresItsCotangent,
+    TakesItsCotangentForOnes,
+    WrongShape,
+    WrongDtype,
+    Random,
+    SkipsAnElement,
+]
+
+
+@pytest.mark.parametrize("kind", WRONG_BACKWARDS)
 @pytest.mark.parametrize("fast", [False, True])
 def test_gradcheck_refuses_what_is_wrong(kind: Any, fast: bool) -> None:
     with pytest.raises(RuntimeError, match="gradcheck|backward"):

@@ -116,7 +116,8 @@ def pooled(draw: st.DrawFn, rank: int, order: str, dilated: bool = False, padded
     size = []
     for k, s, d, p in zip(taps, strides, dilations, pads):
         least = d * (k - 1) + 1 - 2 * p * (rank < 3)  # torch's avg_pool3d wants a whole kernel without the padding
-        size.append(max(1, least + draw(st.integers(0, 2 if rank == 3 else 4)) + draw(st.integers(0, s - 1))))
+        # At least d pixels, so that no window steps over the image: torch's index of such a maximum lies outside.
+        size.append(max(d, least + draw(st.integers(0, 2 if rank == 3 else 4)) + draw(st.integers(0, s - 1))))
         if output_size(size[-1], k, s, p, d, chosen.get("ceil_mode", False)) < 1:
             size[-1] += d * k
     required = (tensor((*_lead(draw, draw(st.integers(1, 2))), *size)),)
