@@ -314,3 +314,12 @@ def test_shell_says_what_is_wrong(line: str, named: str, capsys: pytest.CaptureF
 def test_shell_debugs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("builtins.input", lambda prompt: "q")
     assert shell("conv1d --debug", capsys)[1] == "output[0,0,0], 3 products\n"
+
+
+def test_a_padding_that_keeps_the_size_is_still_a_padding() -> None:
+    t = guide(stride=1)
+    assert t.output == t.input
+    step = t.at(output=(0, 0, 0, 0))
+    assert "padding" in t.text(step) and "cropped" not in t.text(step)
+    assert "5 of them lie in the padding" in t.describe(step)
+    assert explain.format_sizes(t).startswith("output rows: floor((5 + 1 + 1 - 1*(3 - 1) - 1) / 1) + 1 = 5")

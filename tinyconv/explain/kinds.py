@@ -59,6 +59,8 @@ class ConvolutionTrace(Trace):
 class TransposedTrace(ConvolutionTrace):
     """A transposed convolution: input and output change places. Padding is what the output was cropped by."""
 
+    transposed = True
+
     @property
     def input(self) -> Sizes:
         """Shape of the input, the small image."""

@@ -71,6 +71,8 @@ class Trace:
     the three. An input without batch axis is traced as a batch of one.
     """
 
+    #: The output is the large image that the windows slide over, and the padding is what it was cropped by.
+    transposed = False
     w: Array | None = None
     b: Array | None = None
 

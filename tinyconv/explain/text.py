@@ -70,7 +70,7 @@ def format_sizes(trace: Trace) -> str:
     g, lines = trace.g, []
     for i, k, s, (before, after), d, o in zip(g.size, g.kernel, g.stride, g.padding, g.dilation, g.output):
         reach = f"{d}*({k} - 1)"
-        if trace.output == trace.triples.large:
+        if trace.transposed:
             extra = i - transposed_output_size(o, k, s, (before, after), d)
             lines.append(f"({o} - 1)*{s} - {before} - {after} + {reach} + {extra} + 1 = {i}")
         else:
@@ -80,7 +80,7 @@ def format_sizes(trace: Trace) -> str:
     lines = [f"output {name}: {line}" for name, line in zip(names, lines)]
     unused = trace.unused()
     if unused:
-        which = "input" if trace.output != trace.triples.large else "output"
+        which = "output" if trace.transposed else "input"
         lines.append(f"{which}: {len(unused)} of {prod(g.size)} positions take no part, the first at {unused[0]}.")
     return "\n".join(lines)
 
@@ -169,7 +169,7 @@ def term_line(trace: Trace, step: Step, term: Term) -> str:
 
 def _padding_word(trace: Trace) -> str:
     """What the padding does to a product: it adds zeros to an input, and cuts off an output."""
-    return "cropped" if trace.output == trace.triples.large else "padding"
+    return "cropped" if trace.transposed else "padding"
 
 
 def _result(step: Step) -> list[str]:
