@@ -21,10 +21,10 @@ def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
     """As tinyconv.models.unet.double_conv."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.InstanceNorm2d(out_channels, affine=True),
         nn.ReLU(),
         nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.InstanceNorm2d(out_channels, affine=True),
         nn.ReLU(),
     )
 

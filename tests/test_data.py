@@ -319,7 +319,20 @@ def test_brain_items() -> None:
     one, two = (np.random.default_rng(seed) for seed in (1, 2))
     assert np.array_equal(test.sample(3, one)[0], test[3][0])
     assert not np.array_equal(training.sample(3, one)[0], training.sample(3, two)[0])
-    assert np.array_equal(training.sample(3, one)[1], training[3][1])
+
+
+@needs_brain
+def test_training_moves_image_and_label_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the acquisition, a moved slice has the same pairs of intensity and tissue as the slice itself."""
+    monkeypatch.setattr(brain, "simulate_acquisition", lambda image, generator: image)
+    training = brain.brain_datasets()[0]
+
+    def pairs(item: tuple[np.ndarray, np.ndarray]) -> list[tuple[float, int]]:
+        return sorted(zip(item[0].ravel().tolist(), item[1].ravel().tolist()))
+
+    moved = [training.sample(40, np.random.default_rng(seed)) for seed in range(4)]
+    assert all(pairs(item) == pairs(training[40]) for item in moved)
+    assert len({item[1].tobytes() for item in moved}) == 4
 
 
 @needs_brain

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tinyconv").rglob("*.py"))
 OPTIONAL = {
     "IPython", "cupy", "matplotlib", "nibabel", "nilearn", "numba", "PIL", "safetensors", "scipy", "skimage", "sklearn",
-    "torch", "tqdm",
+    "threadpoolctl", "torch", "tqdm",
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tinyconv import __version__, explain, io, kernels, models, recipes
 from tinyconv.report import CLASS_COLOURS, write_report
-from tinyconv.training import ProgressBar
+from tinyconv.training import ProgressBar, one_blas_thread
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,12 +95,15 @@ def _train(options: argparse.Namespace) -> None:
                 f"Give the same options, or another --out."
             )
         trainer.load_state_dict(state)
-    try:
-        trainer.fit(epochs)
-    except KeyboardInterrupt:
-        print(f"\nStopped; {trainer.checkpoint} is written. The same command with --resume goes on.", file=sys.stderr)
-        raise
-    metrics, examples = recipes.evaluate(plan, trainer.model, test)
+    with one_blas_thread():
+        try:
+            trainer.fit(epochs)
+        except KeyboardInterrupt:
+            print(
+                f"\nStopped; {trainer.checkpoint} is written. The same command with --resume goes on.", file=sys.stderr
+            )
+            raise
+        metrics, examples = recipes.evaluate(plan, trainer.model, test)
     metrics["seconds"] = sum(row["seconds"] for row in trainer.history)
     write_report(folder, trainer.history, metrics, examples, plan.classes)
     _print_scores(plan.classes, metrics)
@@ -130,7 +133,8 @@ def _predict(options: argparse.Namespace) -> None:
         ) from None
     for path in options.images:
         image = plan.normalise(_read_grey(path))
-        classes = recipes.predict(network, image[None, None])[0]
+        with one_blas_thread():
+            classes = recipes.predict(network, image[None, None])[0]
         target = (options.out or path.parent) / f"{path.stem}_classes.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_classes(target, classes)

@@ -3,8 +3,8 @@
     trainer = Trainer(model, optimizer, loss, loader, validation=held_out, checkpoint="runs/checkpoint.safetensors")
     trainer.fit(epochs=20)
 
-One epoch is: for each batch, forward, loss, backward, step; then the validation. Everything that the next batch depends
-on is in ``state_dict()``, so a training that was stopped anywhere goes on as if it had not been.
+One epoch is: for each batch, forward, loss, backward, step; then the validation. Everything that the next batch
+depends on is in ``state_dict()``, so a training that was stopped anywhere goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ def accuracy_summary(matrix: np.ndarray[Any, Any]) -> dict[str, float]:
 class Trainer:
     """Trains ``model`` to a small ``loss(scores, targets)``.
 
-    loader, validation: yield (inputs, targets) as NumPy arrays, targets class numbers; ``loader`` has ``state_dict`` as
-    :class:`tinyconv.data.DataLoader`. scheduler: a learning-rate schedule, stepped once an epoch, or after every
+    loader, validation: yield (inputs, targets) as NumPy arrays, targets class numbers; ``loader`` has ``state_dict``
+    as :class:`tinyconv.data.DataLoader`. scheduler: a learning-rate schedule, stepped once an epoch, or after every
     batch with ``schedule_batches``. summary: confusion matrix -> {name: number}, for the progress and the history.
     clip_norm: largest norm of the whole gradient. checkpoint: a file written after every epoch and on Ctrl-C;
     ``config`` is kept in it.
@@ -233,6 +233,23 @@ class Trainer:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Inside, NumPy's matrix products run in one thread.
+
+    Those of the im2col kernels are small: a second thread gains little on an idle machine, and where another program
+    holds a core the two wait for each other at every product. One thread also makes the bits independent of the
+    machine's cores.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        raise ImportError(
+            "training: BLAS is set up by threadpoolctl, which is missing: pip install threadpoolctl"
+        ) from None
+    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 class EarlyStopping(Callback):

@@ -14,7 +14,7 @@ Source: Fonov et al., NeuroImage 54 (2011) 313.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,11 +79,17 @@ def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
     return image.astype(np.float32, copy=False) / np.float32(255)
 
 
+def _position(generator: np.random.Generator) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """A random position of the head: mirrored or not, up to 12 pixels away from the centre on each axis."""
+    mirror, shift = generator.integers(2), generator.integers(-12, 13, 2)
+    return lambda pixels: np.roll(pixels[:, ::-1] if mirror else pixels, shift, (0, 1))
+
+
 class BrainSlices(Dataset):
     """Items (image, label): image float32 (1, 192, 160) = acquired intensity / 255, label int64 (192, 160) in 0..2.
 
     The acquisition of slice z in `dataset[i]` is fixed: its generator follows from z alone. With `fresh`, `sample`
-    acquires the slice anew at each call, so that a training sees a new bias field and new noise in every epoch.
+    acquires the slice anew at each call, so that a training sees a new position, bias field and noise in every epoch.
     """
 
     def __init__(self, volume: BrainVolume, slices: Iterable[int], fresh: bool) -> None:
@@ -95,15 +101,18 @@ class BrainSlices(Dataset):
         return len(self.slices)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return self._acquire(index, np.random.default_rng(np.random.SeedSequence(152, spawn_key=(self.slices[index],))))
+        generator = np.random.default_rng(np.random.SeedSequence(152, spawn_key=(self.slices[index],)))
+        return self._acquire(index, generator, lambda pixels: pixels)
 
     def sample(self, index: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return self._acquire(index, generator) if self.fresh else self[index]
+        return self._acquire(index, generator, _position(generator)) if self.fresh else self[index]
 
-    def _acquire(self, index: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _acquire(
+        self, index: int, generator: np.random.Generator, place: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         z = self.slices[index]
-        image = normalise(simulate_acquisition(self.volume.t1[z], generator))
-        return image[None], self.volume.labels[z].astype(np.int64)
+        image = normalise(simulate_acquisition(place(self.volume.t1[z]), generator))
+        return image[None], place(self.volume.labels[z]).astype(np.int64)
 
 
 def brain_datasets() -> tuple[BrainSlices, BrainSlices, BrainSlices]:

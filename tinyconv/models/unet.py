@@ -2,7 +2,7 @@
 
 | stage        | what                                  | channels     | size |
 |--------------|---------------------------------------|--------------|------|
-| down 0       | 2 x (3x3 conv, batch norm, ReLU)      | in to b      | 1    |
+| down 0       | 2 x (3x3 conv, instance norm, ReLU)   | in to b      | 1    |
 | down 1       | 2x2 max pool, 2 x (conv, norm, ReLU)  | b to 2b      | 1/2  |
 | ...          |                                       |              |      |
 | down L-1     | 2x2 max pool, 2 x (conv, norm, ReLU)  | to 2^(L-1) b | 1/2^(L-1) |
@@ -11,11 +11,12 @@
 | up 0         | the same with down 0                  | to b         | 1    |
 | head         | 1x1 conv                              | b to classes | 1    |
 
-The paper's form has b = 64, L = 5, no padding and no norm; padding keeps the size of the image, and the norm lets the
-network train from scratch in minutes.
+The paper's form has b = 64, L = 5, no padding and no norm. Padding keeps the size of the image. The norm lets the
+network train from scratch in minutes; instance norm takes out the brightness of each image by itself, in training as
+in use.
 Source: Ronneberger, Fischer and Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015, figure
 1;
-batch normalisation as in Cicek et al., "3D U-Net", 2016.
+instance norm as in Isensee et al., "nnU-Net", 2021.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from tinyconv.ops.shape import cat
 
 
 def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Twice: 3x3 convolution, batch norm, ReLU. The norm has a shift of its own, so the convolution needs no bias."""
+    """Twice: 3x3 convolution, instance norm, ReLU. The norm has a shift of its own: the convolution needs no bias."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.InstanceNorm2d(out_channels, affine=True),
         nn.ReLU(),
         nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.InstanceNorm2d(out_channels, affine=True),
         nn.ReLU(),
     )
 
