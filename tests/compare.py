@@ -37,9 +37,9 @@ OUR_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
 class A:
     """An array that is an argument: its shape, and which values are legal.
 
-    ``domain``: 'real', 'positive' (at least 0.1), 'unit' (from 0 to 1), 'int' (``low`` to ``high`` - 1), 'bool',
-    'rows' (positive, adding up to 1 over axis 1), or 'values', those listed. ``dtype`` None means the floating dtype
-    of the turn.
+    ``domain``: 'real', 'finite' (never NaN or infinite), 'positive' (at least 0.1), 'unit' (from 0 to 1), 'int'
+    (``low`` to ``high`` - 1), 'bool', 'rows' (positive, adding up to 1 over axis 1), or 'values', those listed.
+    ``dtype`` None means the floating dtype of the turn.
     """
 
     shape: tuple[int, ...]
@@ -108,7 +108,8 @@ def fill(a: A, content: str, dtype: str, rng: np.random.Generator) -> np.ndarray
         values = rng.uniform(0.1, 1, a.shape)
         values = values / values.sum(axis=min(1, values.ndim - 1), keepdims=True)
     else:
-        values = _real(a.shape, content, rng)
+        calm = a.domain == "finite" and content not in FINITE
+        values = _real(a.shape, "normal" if calm else content, rng)
         values = np.abs(values) + 0.1 if a.domain == "positive" else values
     return np.asarray(values).astype(a.dtype or dtype)
 

@@ -117,9 +117,7 @@ def test_dtypes(row: Row, record_property: Callable[[str, object], None]) -> Non
         seen.add(repr(call))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check_both_or_neither(
-                row.ours, row.theirs, call, Turn(seed, "ties"), stricter=row.name in REFUSES
-            )
+            check_both_or_neither(row.ours, row.theirs, call, Turn(seed, "ties"), stricter=row.name in REFUSES)
 
     agrees()
     record_property("combinations", len(seen))

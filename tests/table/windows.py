@@ -60,8 +60,9 @@ def convolved(draw: st.DrawFn, rank: int) -> Call:
         wanted = draw(st.integers(1, 3 if rank < 3 else 2))
         size.append(max(1, (wanted - 1) * s + extent - 2 * p + draw(st.integers(0, s - 1))))
     order = ("bias", "stride", "padding", "dilation", "groups")
-    required = (tensor((*_lead(draw, channels), *size)), tensor((filters, channels // groups, *kernel)))
-    return spell(draw, required, chosen, order)
+    # An infinite weight on padding is NaN here; in torch that depends on the algorithm it picks.
+    weight = tensor((filters, channels // groups, *kernel), domain="finite")
+    return spell(draw, (tensor((*_lead(draw, channels), *size)), weight), chosen, order)
 
 
 @st.composite
@@ -359,6 +360,7 @@ ROWS = [
             transposed(r),
             windowed=True,
             products=True,
+            contents=TAME,  # torch multiplies the zeros between the pixels too, and 0 * inf is NaN, or does not
         )
         for r in RANKS
     ),
