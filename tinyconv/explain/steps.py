@@ -11,17 +11,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv.explain import text
+from tinyconv.explain import figure, text
 from tinyconv.explain.debug import StepDebugger
 from tinyconv.explain.triples import Triple, Triples
 from tinyconv.geometry import Sizes
 from tinyconv.kernels import loops
 from tinyconv.kernels.arrays import Array
 from tinyconv.ops.convert import as_tensor
+
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
 
 #: What the terms of a step are: left x right, left as it is, left / right, or a candidate for the maximum.
 PRODUCT, COPY, SHARE, MAXIMUM = "product", "copy", "share", "maximum"
@@ -270,6 +275,21 @@ class Trace:
         ``colour`` adds ANSI codes; without ``unicode`` (by default where the terminal has none) it is ASCII.
         """
         return text.format_step(self, step, colour=colour, unicode=unicode)
+
+    def plot(self, step: Step, g: Any = None) -> Figure:
+        """The step as a matplotlib figure at most 7 inches wide; its alternative text is ``describe(step)``.
+
+        ``g`` is what :meth:`at` was given. ValueError for more than two axes, or more cells than can be read.
+        """
+        return figure.plot(self, step, g)
+
+    def animate(self, by: str = "output", g: Any = None) -> FuncAnimation:
+        """A matplotlib animation of all steps, by "output", "input" or "weight", one frame each."""
+        return figure.animate(self, by, g)
+
+    def save(self, path: str | Path, by: str = "output", step: Step | None = None, g: Any = None) -> None:
+        """Write the animation as .gif or .mp4, or the figure of a step (by default the first) as .png or .svg."""
+        figure.save(self, path, by, step, g)
 
     def debug(self, by: str = "output", g: Any = None) -> None:
         """Step through the products at the terminal, with pdb's letters: s, n, c, j, b, p, w, l, q."""
