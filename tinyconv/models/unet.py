@@ -14,9 +14,8 @@
 The paper's form has b = 64, L = 5, no padding and no norm. Padding keeps the size of the image. The norm lets the
 network train from scratch in minutes; instance norm takes out the brightness of each image by itself, in training as
 in use.
-Source: Ronneberger, Fischer and Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015, figure
-1;
-instance norm as in Isensee et al., "nnU-Net", 2021.
+Source: Ronneberger, Fischer and Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015,
+figure 1; instance norm as in Isensee et al., "nnU-Net", 2021.
 """
 
 from __future__ import annotations
