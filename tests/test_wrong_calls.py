@@ -88,7 +88,9 @@ def _differs(row: Row, call: Call) -> bool:
     name = row.name
     values = (*call.args, *call.kwargs.values())
     dtypes = {a.dtype for a in call.arrays()}
-    if name in ("avg_pool3d", "lp_pool3d") and True in values:  # in ceil mode torch wants a whole kernel, here alone
+    if name in ("avg_pool3d", "lp_pool3d") and any(n < 3 for n in call.args[0].shape[-3:]):
+        return True  # here alone torch wants an image of a whole kernel, also with padding or in ceil mode
+    if name.startswith("lp_pool") and "int64" in dtypes:  # torch averages integers, and rounds down
         return True
     if name.startswith(("lp_pool", "adaptive", "unfold", "fold", "interpolate", "max_unpool")):
         return any(isinstance(v, list | tuple) and len(v) == 1 for v in values)  # for us, one stands for all axes

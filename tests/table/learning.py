@@ -292,7 +292,7 @@ losses = [
         classified(True),
         contents=("normal", "ties", "large", "negative"),
     ),
-    Row("cosine_similarity", F.cosine_similarity, torch_F.cosine_similarity, similar(), contents=SMOOTH, factor=16),
+    Row("cosine_similarity", F.cosine_similarity, torch_F.cosine_similarity, similar(), contents=SMOOTH, factor=64),
     Row(
         "cosine_embedding_loss",
         F.cosine_embedding_loss,

@@ -160,13 +160,13 @@ class BinaryCrossEntropy(Function):
         return by_x, by_t
 
 
-def _weighted(op: str, loss: Tensor, weight: Tensor | None) -> Tensor:
+def _weighted(op: str, loss: Tensor, weight: Tensor | None, name: str = "weight") -> Tensor:
     """weight * loss, where the weight broadcasts to the loss and not the reverse."""
     if weight is None:
         return loss
     y = loss * weight
     if y.shape != loss.shape:
-        raise ValueError(f"{op}: weight of shape {weight.shape} does not broadcast to the input's shape {loss.shape}.")
+        raise ValueError(f"{op}: {name} of shape {weight.shape} does not broadcast to the input's shape {loss.shape}.")
     return y
 
 
@@ -203,7 +203,8 @@ def binary_cross_entropy_with_logits(
     x, t = _pair("binary_cross_entropy_with_logits", input, target)
     positive = logsigmoid(x)
     if pos_weight is not None:
-        positive = positive * ((as_tensor(pos_weight, "binary_cross_entropy_with_logits", "pos_weight") - 1) * t + 1)
+        dearer = (as_tensor(pos_weight, "binary_cross_entropy_with_logits", "pos_weight") - 1) * t + 1
+        positive = _weighted("binary_cross_entropy_with_logits", positive, dearer, "pos_weight")
     loss = (1 - t) * x - positive
     loss = _weighted("binary_cross_entropy_with_logits", loss, weight)
     return _reduced("binary_cross_entropy_with_logits", loss, reduction)
