@@ -1,5 +1,6 @@
-"""See every product: sizes, traces and explanations of convolutions, in the terminal."""
+"""See every product: sizes, traces, figures and exercises of convolutions."""
 
+from tinyconv.explain import quiz
 from tinyconv.explain.arithmetic import (
     EquivalentConvolution,
     Setting,
