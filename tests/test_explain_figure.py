@@ -227,6 +227,10 @@ def test_save_refuses_in_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(animation.FFMpegWriter, "isAvailable", lambda: False)
     with pytest.raises(RuntimeError, match="needs the program ffmpeg, which is missing. Install it, or save a .gif"):
         guide().save(tmp_path / "conv.mp4")
+    empty = explain.trace(F.conv2d, np.zeros((0, 1, 5, 5)), W)
+    for kind in ("png", "gif"):
+        with pytest.raises(ValueError, match=r"nothing to draw; the output of conv2d is \(0, 1, 3, 3\)"):
+            empty.save(tmp_path / f"conv.{kind}")
 
 
 def test_the_gallery_draws_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

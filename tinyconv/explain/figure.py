@@ -57,11 +57,10 @@ def save(trace: Trace, path: str | Path, by: str = "output", step: Step | None =
     if kind not in (".gif", ".mp4", ".png", ".svg"):
         raise ValueError(f"save: path must end in .gif, .mp4, .png or .svg, but is {str(path)!r}.")
     if kind in (".png", ".svg"):
-        step = next(trace.steps(by, g)) if step is None else step
-        picture = _Picture(trace, [step], g)
+        picture = _Picture(trace, list(trace.steps(by, g))[:1] if step is None else [step], g)
         figure = Figure(figsize=picture.size)
         picture.draw(figure, 0)
-        figure.savefig(path, dpi=200, metadata={"Description": trace.describe(step)})
+        figure.savefig(path, dpi=200, metadata={"Description": figure.get_label()})
         return
     if kind == ".mp4" and not animation.FFMpegWriter.isAvailable():
         raise RuntimeError("save: a .mp4 needs the program ffmpeg, which is missing. Install it, or save a .gif.")
@@ -97,6 +96,8 @@ class _Picture:
     """The grids of some steps of a trace, all by the same, laid out in inches so that every step fits."""
 
     def __init__(self, trace: Trace, steps: Sequence[Step], g: Any, growing: bool = False) -> None:
+        if not steps:
+            raise ValueError(f"plot: there is nothing to draw; the output of {trace.name} is {trace.output}.")
         self.trace, self.steps, self.growing = trace, steps, growing
         self.by = by = steps[0].by
         self._check_size()
@@ -156,31 +157,45 @@ class _Picture:
         return (sizes[0] if len(sizes) == 2 else 1), sizes[-1]
 
     def _lay_out(self) -> None:
-        """The size of a cell and of the figure, and the lines that the equation takes."""
-        columns = [self._grid(name)[1] for name in self.names]
+        """The size of a cell, of the arrays' boxes and of the figure, and what is told below."""
         rows = {name: self.grids[name] * self._grid(name)[0] for name in self.names}
-        across = WIDTH - 2 * _MARGIN - _GAP * (len(columns) - 1)
-        down = _HEIGHT - max(self.grids.values()) * _TITLE
-        self.cell = min(_CELL, down / max(rows.values()))
-        while sum(max(n * self.cell, _PANEL) for n in columns) > across:
-            self.cell *= 0.98
+        columns = {name: self._grid(name)[1] for name in self.names}
+        titles = {name: _TITLE * self.grids[name] for name in self.names}
+        across, stacked = WIDTH - 2 * _MARGIN, self.trace.g.rank == 1  # signals stand one above the other
+        if stacked:
+            down = (_HEIGHT - sum(titles.values())) / sum(rows.values())
+            self.cell = min(_CELL, down, across / max(columns.values()))
+        else:
+            self.cell = min(_CELL, *((_HEIGHT - titles[name]) / rows[name] for name in self.names))
+            across -= _GAP * (len(self.names) - 1)
+            while sum(max(n * self.cell, _PANEL) for n in columns.values()) > across:
+                self.cell *= 0.98
         if self.cell < _LEAST_CELL:
             raise ValueError(
                 f"plot: {self.trace.name} has {max(self.grids.values())} grids one above the other, whose cells would "
                 f"be too small to read. Trace fewer channels or a crop, such as x[:, :2, ...], or read text(step)."
             )
-        self.widths = [max(n * self.cell, _PANEL) for n in columns]
-        width = 2 * _MARGIN + sum(self.widths) + _GAP * (len(columns) - 1)
-        self.start = _MARGIN + max(0.0, (5 - width) / 2)
-        self.size = (min(WIDTH, max(5.0, width)), 0.0)
-        self.told = [self._told(step) for step in self.steps]
-        self.height = max(rows[name] * self.cell + self.grids[name] * _TITLE for name in self.names)
+        widths = {name: max(n * self.cell, _PANEL) for name, n in columns.items()}
+        heights = {name: rows[name] * self.cell + titles[name] for name in self.names}
+        width = max(widths.values()) if stacked else sum(widths.values()) + _GAP * (len(widths) - 1)
+        self.height = sum(heights.values()) if stacked else max(heights.values())
+        page = min(WIDTH, max(5.0, width + 2 * _MARGIN))
+        self.told = [self._told(step, page) for step in self.steps]
         lines = max(told.count("\n") + 1 for told in self.told)
-        self.size = (self.size[0], self.height + lines * _LINE + 3 * _MARGIN)
+        self.size = (page, self.height + lines * _LINE + 3 * _MARGIN)
+        left, top = (page - width) / 2, _MARGIN
+        self.boxes: dict[str, tuple[float, float, float, float]] = {}  # left, top, width, height
+        for name in self.names:
+            if stacked:
+                self.boxes[name] = (left, top, width, heights[name])
+                top += heights[name]
+            else:
+                self.boxes[name] = (left, top + (self.height - heights[name]) / 2, widths[name], heights[name])
+                left += widths[name] + _GAP
 
-    def _told(self, step: Step) -> str:
+    def _told(self, step: Step, page: float) -> str:
         """The equation and the legend."""
-        wide = int(self.size[0] / 0.072)
+        wide = int(page / 0.072)
         legend = "bold frame: read   double frame: made"
         if any(low < 0 or high > n for name in self.names for (low, high), n in self._sides(name)):
             legend += f"   hatched: {'cropped' if self.trace.transposed else 'padding'}"
@@ -211,21 +226,19 @@ class _Picture:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, self.size[0]), ylim=(self.size[1], 0))
         axes.axis("off")
-        left = self.start
-        for name, width in zip(self.names, self.widths):
+        for name, (left, top, width, height) in self.boxes.items():
             rows, columns = self._grid(name)
             leads = self._leads(name, step)
             each = rows * self.cell + _TITLE
-            top = _MARGIN + (self.height - each * len(leads)) / 2
+            if name != self.names[0]:
+                sign = "→" if name == self.by else "×"
+                stacked = self.trace.g.rank == 1
+                at = (left, top + 0.6 * _TITLE) if stacked else (left - _GAP / 2, top + (height + _TITLE) / 2)
+                axes.text(*at, sign, ha="left" if stacked else "center", va="center", fontsize=13)
+            top += (height - each * len(leads)) / 2
             for lead in leads:
-                corner = (left + (width - columns * self.cell) / 2, top + _TITLE)
-                self._draw_grid(axes, name, lead, corner, place)
+                self._draw_grid(axes, name, lead, (left + (width - columns * self.cell) / 2, top + _TITLE), place)
                 top += each
-            if name != self.names[-1]:
-                sign = "→" if name == self.names[-2] else "×" if self.values.get("weight") is not None else "→"
-                at = (left + width + _GAP / 2, _MARGIN + (self.height + _TITLE) / 2)
-                axes.text(*at, sign, ha="center", va="center", fontsize=13)
-            left += width + _GAP
         axes.text(_MARGIN, self.height + 2 * _MARGIN, self.told[place], va="top", fontsize=8, linespacing=1.5)
 
     def _draw_grid(self, axes: Any, name: str, lead: Sizes, corner: tuple[float, float], place: int) -> None:
@@ -262,13 +275,13 @@ class _Picture:
         """Bold where something is read, with the factor that it meets; double where something is made."""
         from matplotlib.patches import Circle, Rectangle
 
-        cell = self.cell
-        frame = Rectangle((x, y), cell, cell, fill=False, ec="black", lw=1.8, zorder=3)
+        cell, bold = self.cell, 1.8 * min(1, self.cell / 0.3)
+        frame = Rectangle((x, y), cell, cell, fill=False, ec="black", lw=bold, zorder=3)
         axes.add_patch(frame).set_gid(f"{gid} {'made' if double else 'read'}")
         if double:
             inset = 0.09 * cell
             inner = Rectangle((x + inset, y + inset), cell - 2 * inset, cell - 2 * inset, fill=False, ec="black")
-            axes.add_patch(inner).set(lw=0.8, zorder=3)
+            axes.add_patch(inner).set(lw=0.4 * bold, zorder=3)
         if term is not None and term.winner:
             axes.add_patch(Circle((x + cell / 2, y + cell / 2), 0.38 * cell, fill=False, lw=1.2, zorder=3))
         if term is not None and (factor := self._factor(term, gid.split("[")[0])):
