@@ -45,8 +45,7 @@ def grad(
     """d(outputs)/d(inputs), weighted by ``grad_outputs``: one gradient an input, no ``.grad`` touched.
 
     ``inputs`` may be leaves or results. Walks only the part of the tape between ``inputs`` and ``outputs``. Raises
-    RuntimeError for an
-    input that the outputs do not depend on, unless ``allow_unused``, which gives None for it.
+    RuntimeError for an input that the outputs do not depend on, unless ``allow_unused``, which gives None for it.
     """
     roots, grads = _roots("grad", outputs, grad_outputs)
     wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)

@@ -75,8 +75,8 @@ def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
 class Nuclei(Dataset):
     """Items (image, label): image float32 (1, 256, 256), label int64 (256, 256), 1 on a nucleus and 0 elsewhere.
 
-    image = normalise(x) of the intensities x. The instance map of item i is `instances[i]`.
-    With `augment`, `sample` applies one of the eight flips and quarter turns of the square to both.
+    image = normalise(x) of the intensities x. The instance map of item i is `instances[i]`. With `augment`, `sample`
+    applies one of the eight flips and quarter turns of the square to both.
     """
 
     def __init__(self, images: NDArray[np.uint8], instances: NDArray[np.uint8], augment: bool) -> None:

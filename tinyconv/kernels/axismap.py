@@ -37,7 +37,8 @@ class AxisMap:
     @cached_property
     def layers(self) -> list[Layer]:
         """(outputs, inputs, weights) of the first triple of every output, of the second, ...: each output at most
-        once a layer."""
+        once a layer.
+        """
         firsts = np.searchsorted(self.outputs, self.outputs)  # where the triples of the same output begin
         rank = np.arange(len(self.outputs)) - firsts
         chosen = (rank == r for r in range(rank.max(initial=-1) + 1))

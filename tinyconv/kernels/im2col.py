@@ -5,9 +5,9 @@ position ("im2col"), a convolution is the weight matrix times that matrix; its i
 transposed weight matrix times the output gradient, with the columns added back to their pixels
 ("col2im"); its weight gradient is the output gradient times the transposed columns.
 
-The columns are k times the image, so they are made in tiles of a few images or a few output rows,
-at most ``scratch_limit()`` bytes at a time. A tap's pixels for all outputs of a tile are one strided
-slice of the image (``Geometry.slices``), so each tile costs one copy a tap and one product.
+The columns are k times the image, so they are made in tiles of a few images or a few output rows, at most
+``scratch_limit()`` bytes at a time. A tap's pixels for all outputs of a tile are one strided slice of the image
+(``Geometry.slices``), so each tile costs one copy a tap and one product.
 
 Runs on NumPy and on CuPy. The order of every sum is fixed, so the same call gives the same bits.
 Shapes: G groups, K taps of a window, T images in a tile, P output positions in a tile.

@@ -4,10 +4,10 @@ The names are the field's. n image, co output channel, ci input channel within i
 od, oh, ow output position; kd, kh, kw kernel tap; id_, ih, iw pixel; acc the sum so far. The pooling and
 folding loops, which are the same for any number of axes, say o, k and i for those triples.
 
-Arrays are read as Python numbers, so the sums run in Python's own float, which is float64, and are
-rounded once, when the result is stored: what a float32 kernel computes is compared with this.
-A signal (rank 1) is an image of one row. Two-dimensional convolution is written out loop by loop;
-the three-dimensional one runs over the same indices with ``np.ndindex``.
+Arrays are read as Python numbers, so the sums run in Python's own float, which is float64, and are rounded once, when
+the result is stored: what a float32 kernel computes is compared with this. A signal (rank 1) is an image of one row.
+Two-dimensional convolution is written out loop by loop; the three-dimensional one runs over the same indices with
+``np.ndindex``.
 """
 
 from __future__ import annotations

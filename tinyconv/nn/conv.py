@@ -1,5 +1,6 @@
 """Convolutions and transposed convolutions as layers. All start as U(-1/sqrt(fan_in), 1/sqrt(fan_in)), weight and
-bias."""
+bias.
+"""
 
 from __future__ import annotations
 
@@ -90,14 +91,16 @@ class Conv1d(_Conv):
 
 class Conv2d(_Conv):
     """(N, in_channels, H, W) -> (N, out_channels, H', W'), see F.conv2d. weight (out, in/groups, kh, kw), bias
-    (out,)."""
+    (out,).
+    """
 
     rank, function = 2, staticmethod(F.conv2d)
 
 
 class Conv3d(_Conv):
     """(N, in_channels, D, H, W) -> (N, out_channels, D', H', W'), see F.conv3d. weight (out, in/groups, kd, kh,
-    kw)."""
+    kw).
+    """
 
     rank, function = 3, staticmethod(F.conv3d)
 
@@ -156,14 +159,16 @@ class _ConvTranspose(_Conv):
 
 class ConvTranspose1d(_ConvTranspose):
     """(N, in_channels, L) -> (N, out_channels, L'), see F.conv_transpose1d. weight (in, out/groups, k), bias
-    (out,)."""
+    (out,).
+    """
 
     rank, function = 1, staticmethod(F.conv_transpose1d)
 
 
 class ConvTranspose2d(_ConvTranspose):
     """(N, in_channels, H, W) -> (N, out_channels, H', W'), see F.conv_transpose2d. weight (in, out/groups, kh,
-    kw)."""
+    kw).
+    """
 
     rank, function = 2, staticmethod(F.conv_transpose2d)
 

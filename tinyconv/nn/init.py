@@ -42,7 +42,8 @@ def fans(op: str, tensor: Tensor) -> tuple[int, int]:
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor by which a weight's standard deviation makes up for the nonlinearity; ``param`` the slope of
-    leaky_relu."""
+    leaky_relu.
+    """
     if nonlinearity == "leaky_relu":
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     gains = {"sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 3 / 4, "linear": 1.0}
@@ -131,7 +132,8 @@ def kaiming_uniform_(
     generator: np.random.Generator | None = None,
 ) -> Tensor:
     """w ~ U(-c, c), c = gain sqrt(3 / fan); ``a`` the slope of leaky_relu. Source: He et al., ICCV 2015, equation
-    10."""
+    10.
+    """
     bound = math.sqrt(3) * _kaiming_std("kaiming_uniform_", tensor, a, mode, nonlinearity)
     return _uniform("kaiming_uniform_", tensor, bound, generator)
 
@@ -144,7 +146,8 @@ def kaiming_normal_(
     generator: np.random.Generator | None = None,
 ) -> Tensor:
     """w ~ N(0, std^2), std = gain / sqrt(fan); ``a`` the slope of leaky_relu. Source: He et al., ICCV 2015, equation
-    10."""
+    10.
+    """
     return _normal("kaiming_normal_", tensor, _kaiming_std("kaiming_normal_", tensor, a, mode, nonlinearity), generator)
 
 

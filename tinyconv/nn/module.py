@@ -119,7 +119,8 @@ class Module:
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """``self.name = tensor``: it moves with the module and is saved (if ``persistent``), but it is not
-        trained."""
+        trained.
+        """
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"register_buffer: {name} must be a Tensor or None, but is {type(tensor).__name__}.")
         self._buffers[name] = tensor
@@ -158,13 +159,15 @@ class Module:
 
     def register_forward_pre_hook(self, hook: Callable[[Module, tuple[Any, ...]], Any]) -> Handle:
         """Call ``hook(module, args)`` before forward; what it returns, if not None, takes the place of the
-        arguments."""
+        arguments.
+        """
         self._pre_hooks.append(hook)
         return Handle(self._pre_hooks, hook)
 
     def register_forward_hook(self, hook: Callable[[Module, tuple[Any, ...], Any], Any]) -> Handle:
         """Call ``hook(module, args, output)`` after forward; what it returns, if not None, takes the output's
-        place."""
+        place.
+        """
         self._hooks.append(hook)
         return Handle(self._hooks, hook)
 
@@ -272,7 +275,8 @@ class Module:
 
     def to(self: M, target: Any) -> M:
         """Move parameters and buffers to 'cpu' or 'cuda', or cast the floating ones to a dtype. In place; returns
-        self."""
+        self.
+        """
         is_device = isinstance(target, str) and target in ("cpu", "cuda")
         if not is_device and not is_float(np.dtype(target)):
             raise TypeError(
@@ -287,7 +291,8 @@ class Module:
 
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
         """Name -> Tensor of all parameters and persistent buffers. They share the module's memory: training goes on
-        in them."""
+        in them.
+        """
         state = {prefix + n: t.detach() for n, t in self._parameters.items() if t is not None}
         for name, buffer in self._buffers.items():
             if buffer is not None and name not in self._temporary:
@@ -378,7 +383,8 @@ def _through(seen: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]], values: t
 
 class _Crossing:
     """One call of a module with backward hooks: remembers the gradients of the outputs until those of the inputs
-    come."""
+    come.
+    """
 
     def __init__(self, module: Module, hooks: list[Callable[[Module, Any, Any], Any]]) -> None:
         self.module, self.hooks = module, hooks

@@ -117,7 +117,8 @@ class BatchNorm3d(_BatchNorm):
 
 class _InstanceNorm(_WithStatistics):
     """y = weight (x - mean) / sqrt(var + eps) + bias with the statistics of each image and channel, see
-    F.instance_norm."""
+    F.instance_norm.
+    """
 
     def __init__(
         self,

@@ -249,8 +249,7 @@ def instance_norm(
     """y = weight (input - mean) / sqrt(var + eps) + bias, mean and variance over space, for each image and channel.
 
     input (N, C, ...), the others (C,). Running statistics, where given, take the average over the batch, the variance
-    unbiased;
-    they normalise if ``use_input_stats`` is False. Source: Ulyanov et al., arXiv 1607.08022.
+    unbiased; they normalise if ``use_input_stats`` is False. Source: Ulyanov et al., arXiv 1607.08022.
     """
     x = _image("instance_norm", input, 3)
     channels = (x.shape[1],)
@@ -342,8 +341,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     """y = input / (k + alpha / size * sum of input^2 over ``size`` neighbouring channels)^beta.
 
     input (N, C, ...); the channels from c - size//2 to c + (size - 1)//2 that exist. alpha is divided by size, which
-    the paper does
-    not do. Source: Krizhevsky et al., NIPS 2012, section 3.3.
+    the paper does not do. Source: Krizhevsky et al., NIPS 2012, section 3.3.
     """
     x = _image("local_response_norm", input, 3)
     if size < 1:

@@ -12,8 +12,8 @@ from tinyconv.optim.optimizer import Optimizer
 
 
 class Adam(Optimizer):
-    """m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;
-    p <- p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+    """m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2; p <- p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 -
+    beta2^t)) + eps)
 
     with g <- g + weight_decay p before. ``amsgrad`` takes the largest v so far; ``maximize`` climbs: -g for g.
     Source: Kingma and Ba, ICLR 2015, algorithm 1; Reddi, Kale and Kumar, ICLR 2018, for amsgrad.

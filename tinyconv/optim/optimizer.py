@@ -1,5 +1,6 @@
 """What all optimisers share: groups of parameters with options of their own, state for each parameter, and saving
-both."""
+both.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +15,8 @@ from tinyconv.kernels.arrays import array_module
 class Optimizer:
     """``params``: Tensors, or dicts ``{"params": [...], "lr": ...}`` with options for that group alone.
 
-    A subclass defines ``update``, the step of one parameter. ``state`` holds what it
-    remembers of each parameter, ``param_groups`` the groups with all their options, which may be changed between
-    steps.
+    A subclass defines ``update``, the step of one parameter. ``state`` holds what it remembers of each parameter,
+    ``param_groups`` the groups with all their options, which may be changed between steps.
     """
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
@@ -78,7 +78,8 @@ class Optimizer:
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One update of all parameters that have a gradient; ``closure`` computes the loss anew before and is
-        returned."""
+        returned.
+        """
         loss = None
         if closure is not None:
             with enable_grad():
@@ -92,7 +93,8 @@ class Optimizer:
 
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
         """Change the values x of a parameter in place, given their gradient, their state and their group's
-        options."""
+        options.
+        """
         raise NotImplementedError(f"{self._name}: update is not written.")
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,7 +108,8 @@ class Optimizer:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken, to the same bits. ValueError if the groups are not of the same
-        sizes."""
+        sizes.
+        """
         saved = state_dict["param_groups"]
         sizes, own = [len(g["params"]) for g in saved], [len(g["params"]) for g in self.param_groups]
         if sizes != own:
@@ -136,7 +139,8 @@ class Optimizer:
 
 def _vector(t: Tensor) -> Array:
     """The array of a tensor, with an axis if it has none: arithmetic on 0-d arrays gives scalars, which have no
-    ``out``."""
+    ``out``.
+    """
     return t.data if t.ndim else t.data[None]
 
 

@@ -173,7 +173,8 @@ class PolynomialLR(LRScheduler):
 
 class CosineAnnealingLR(LRScheduler):
     """lr = eta_min + (lr_0 - eta_min) (1 + cos(pi t / T_max)) / 2. Source: Loshchilov and Hutter, ICLR 2017, equation
-    5."""
+    5.
+    """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
         self.T_max, self.eta_min = T_max, eta_min
