@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,10 @@ def test_the_gallery_draws_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for path in made:
         with Image.open(path) as picture:
             assert getattr(picture, "n_frames", 1) == outputs[path.stem] ** 2
+
+
+def test_without_matplotlib_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = guide()
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match="plot: figures need matplotlib, which is missing: pip install matplotlib"):
+        t.plot(next(t.steps()))
