@@ -341,8 +341,7 @@ def nll_loss(
     """-weight[target] input[target]: the negative log likelihood of log probabilities, e.g. from log_softmax.
 
     input (N, C, ...) or (C,), target (N, ...) or () of class numbers, weight (C,). Targets equal to ``ignore_index``
-    count
-    nothing. 'mean' divides by the sum of the weights that took part, NaN if none did.
+    count nothing. 'mean' divides by the sum of the weights that took part, NaN if none did.
     """
     _check_reduction("nll_loss", reduction)
     x = require_float("nll_loss", "input", input)
