@@ -87,7 +87,20 @@ def test_against_torch(row: Row, rung: str, record_property: Callable[[str, obje
 
 DTYPES = ("bool", "uint8", "int32", "int64", "float16", "float32", "float64")
 #: Operators whose integer or bool arguments torch takes only sometimes (without elements, or by composition).
-REFUSES = {"pow of any sign", "softmax", "log_softmax", "softmin", "softsign", "tanhshrink", "erf", "clamp"}
+REFUSES = {
+    "div",
+    "floor_divide",
+    "remainder",
+    "pow of any sign",
+    "softmax",
+    "log_softmax",
+    "softmin",
+    "softsign",
+    "tanhshrink",
+    "erf",
+    "clamp",
+    "clamp between tensors",
+}
 REFUSES |= {"matmul", "einsum", "linear", "bilinear"}
 #: torch's any and all of uint8 are uint8; masked_fill and threshold refuse a value that uint8 cannot hold.
 DIFFERENT = ("any", "all", "masked_fill", "threshold")

@@ -16,6 +16,10 @@ from table.spec import FLOATS, TAME, Row, axes, broadcastable, calls, shapes, sp
 numbers = st.sampled_from([2, -1, 3, 0.5, -1.5, 2.0, True])
 
 
+def _of(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
+
+
 @st.composite
 def two(draw: st.DrawFn, domain: str = "real", number: st.SearchStrategy[Any] = numbers, kwargs: Any = None) -> Call:
     """Two tensors that broadcast, or a tensor and a number on one side."""
@@ -123,17 +127,15 @@ unary = [
 
 
 @st.composite
-def clamped(draw: st.DrawFn) -> Call:
-    kind = draw(st.integers(0, 2))
-    low, high = draw(st.sampled_from([(-1, 1), (-0.5, 2.0), (0, 0), (1, -1)]))
-    if kind == 2:
-        whole = draw(shapes())
-        a, b = (tuple(1 if draw(st.booleans()) else n for n in whole) for _ in range(2))
-        return spell(
-            draw, (tensor(whole),), draw(st.sampled_from([{"min": tensor(a), "max": tensor(b)}, {"max": tensor(b)}]))
-        )
-    chosen = draw(st.sampled_from([{"min": low, "max": high}, {"min": low}, {"max": high}]))
-    return spell(draw, (tensor(draw(shapes())),), chosen, ("min", "max"))
+def clamped(draw: st.DrawFn, tensors: bool) -> Call:
+    shape = draw(shapes())
+    if tensors:
+        a, b = (tuple(1 if draw(st.booleans()) else n for n in shape) for _ in range(2))
+        return spell(draw, (tensor(shape),), draw(_of({"min": tensor(a), "max": tensor(b)}, {"max": tensor(b)})))
+    low, high = draw(_of((-1, 1), (-0.5, 2.0), (0, 0), (1, -1)))
+    return spell(
+        draw, (tensor(shape),), draw(_of({"min": low, "max": high}, {"min": low}, {"max": high})), ("min", "max")
+    )
 
 
 @st.composite
@@ -152,7 +154,9 @@ def filled(draw: st.DrawFn) -> Call:
 
 
 choosing = [
-    Row("clamp", tinyconv.clamp, torch.clamp, clamped()),
+    Row("clamp", tinyconv.clamp, torch.clamp, clamped(False)),
+    # Where min equals max, torch loses the gradient of both.
+    Row("clamp between tensors", tinyconv.clamp, torch.clamp, clamped(True), contents=("normal", "negative", "nan")),
     Row("where", tinyconv.where, torch.where, chosen(), wild=True),
     Row("masked_fill", tinyconv.masked_fill, torch.masked_fill, filled(), wild=True),
 ]
@@ -163,10 +167,6 @@ def activation(
 ) -> Row:
     calls = with_options(positions, **extra)
     return Row(name, getattr(F, name), getattr(torch_F, name), calls, contents=contents, order=order, dtypes=dtypes)
-
-
-def _of(*values: Any) -> st.SearchStrategy[Any]:
-    return st.sampled_from(values)
 
 
 @st.composite
