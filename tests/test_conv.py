@@ -180,7 +180,7 @@ WRONG = [
     ("input rank", "conv2d", (ones(8, 8), W), {}, "conv2d | (N, C, H, W)"),
     ("input rank 5", "conv2d", (ones(1, 1, 3, 8, 8), W), {}, "5"),
     ("weight rank", "conv2d", (X, ones(5, 3, 3)), {}, "weight | (5, 3, 3)"),
-    ("no output channels", "conv2d", (X, ones(0, 3, 3, 3)), {}, "weight.shape[0]"),
+    ("no output channels", "conv2d", (X, ones(0, 3, 3, 3)), {}, "weight.shape=(0, 3, 3, 3)"),
     ("empty kernel", "conv2d", (X, ones(5, 3, 0, 3)), {}, "kernel"),
     ("bias shape", "conv2d", (X, W, ones(4)), {}, "bias | (5,) | (4,)"),
     ("bias rank", "conv2d", (X, W, ones(5, 1)), {}, "bias"),

@@ -267,14 +267,14 @@ def instance_norm(
         )
     if x.data.size == 0:
         return x * 1
-    w, b = _affine(x, w, b, (1, *channels, 1))
-    core = Normalise((2,), eps)
-    y: Tensor = core(x.reshape(*x.shape[:2], -1), w, b)
+    w, b = _affine(x, w, b, (1, *channels, *[1] * (x.ndim - 2)))
+    core = Normalise(tuple(range(2, x.ndim)), eps)
+    y: Tensor = core(x, w, b)
     new_mean = _update(mean, core.mean.mean(0), momentum)
     new_var = _update(var, core.var.mean(0) * (count / (count - 1)), momentum)
     _store(mean, new_mean)
     _store(var, new_var)
-    return y.reshape(x.shape)
+    return y
 
 
 def group_norm(

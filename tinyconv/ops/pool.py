@@ -10,11 +10,10 @@ import numpy as np
 
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
-from tinyconv.autograd.dtypes import is_float
 from tinyconv.geometry import Geometry, Size, Sizes, as_axes, transposed_geometry, window_geometry
 from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.kernels.axismap import AxisMap
-from tinyconv.ops.convert import as_tensor, cast
+from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import where
 from tinyconv.ops.resample import Resample, adaptive_map
 from tinyconv.ops.windows import AddToPixels, TakePixels, as_batch, check_channels, outer_product, require_float
@@ -358,8 +357,7 @@ def _lp_pool(
     if norm_type == 0:
         raise ValueError(f"{op}: norm_type must not be 0, since the result is a root of that order.")
     input = as_tensor(input, op)
-    powers = cast(input, np.float32) ** norm_type if not is_float(input.dtype) else input**norm_type
-    total = _avg_pool(op, rank, powers, kernel_size, stride, 0, ceil_mode)
+    total = _avg_pool(op, rank, input**norm_type, kernel_size, stride, 0, ceil_mode)
     total = total * math.prod(as_axes(op, "kernel_size", kernel_size, rank))
     # The root is steep at 0: where() gives an all-zero window the gradient 0, not infinity.
     return where(total != 0, total, 0.0) ** (1.0 / norm_type)
