@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-import test_tensor
+import test_tape
 from tinyconv import geometry
 from tinyconv.autograd import check, tape
 from tinyconv.kernels import im2col, loops
@@ -49,7 +49,7 @@ class Mutant:
 
 
 def _gradcheck_takes(kind: type) -> Callable[[], None]:
-    return lambda: test_tensor.test_gradcheck_refuses_what_is_wrong(kind, False)
+    return lambda: test_tape.test_gradcheck_refuses_what_is_wrong(kind, False)
 
 
 ZOO = [
@@ -158,28 +158,28 @@ ZOO = [
         tape._count_users,
         "stack.append(node)",
         "users.update(_count_users([type('Root', (), {'grad_fn': node})]))",
-        test_tensor.test_a_chain_of_100000_nodes,
+        test_tape.test_a_chain_of_100000_nodes,
     ),
     Mutant(
         "10. an exponential walk of y = y + y",
         tape._count_users,
         " and id(node) not in seen",
         "",
-        lambda: test_tensor.test_diamonds_are_linear(5),
+        lambda: test_tape.test_diamonds_are_linear(5),
     ),
     Mutant(
         "11. a gradient that shares memory with another",
         tape._accumulate,
         "if id(g.data) in held or g.data.base is not None:",
         "if g.data.base is not None:",
-        test_tensor.test_gradients_never_share_memory,
+        test_tape.test_gradients_never_share_memory,
     ),
     Mutant(
         "11. a gradient that is a broadcast view",
         tape._accumulate,
         "if id(g.data) in held or g.data.base is not None:",
         "if id(g.data) in held:",
-        test_tensor.test_the_gradient_of_a_broadcast_sum_can_be_written_to,
+        test_tape.test_the_gradient_of_a_broadcast_sum_can_be_written_to,
     ),
     Mutant(
         "12. no second derivative through the weight gradient",
@@ -215,7 +215,7 @@ ZOO = [
         check.gradcheck,
         "Tensor(rng.standard_normal(y.shape).astype(y.dtype))",
         "Tensor(np.ones(y.shape, y.dtype))",
-        _gradcheck_takes(test_tensor.TakesItsCotangentForOnes),
+        _gradcheck_takes(test_tape.TakesItsCotangentForOnes),
     ),
     Mutant(
         "17. a biased running variance",
