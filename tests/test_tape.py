@@ -408,15 +408,6 @@ def test_augmented_assignment_changes_the_tensor_itself() -> None:
         w += 1
 
 
-def test_assignment_by_index_equals_numpys() -> None:
-    for key, value in (((slice(1, 3),), 7.0), ((1, 2), 5.0), (([0, 2],), np.ones(4)), ((slice(None), 1), 0.5)):
-        array = rng.standard_normal((3, 4))
-        t = Tensor(array.copy())
-        array[key] = value
-        t[key] = value
-        np.testing.assert_array_equal(t.data, array)
-
-
 # --------------------------------------------------------------------------------------------------
 # Anomaly mode
 

@@ -137,6 +137,15 @@ def test_indexing_equals_torchs(key: Any, seed: int) -> None:
     np.testing.assert_allclose(x.grad.data, t.grad.numpy(), rtol=1e-14)
 
 
+def test_assignment_by_index_equals_numpys() -> None:
+    for key, value in (((slice(1, 3),), 7.0), ((1, 2), 5.0), (([0, 2],), np.ones(4)), ((slice(None), 1), 0.5)):
+        array = rng.standard_normal((3, 4))
+        t = Tensor(array.copy())
+        array[key] = value
+        t[key] = value
+        np.testing.assert_array_equal(t.data, array)
+
+
 def test_masks() -> None:
     values = rng.standard_normal((3, 4))
     x, t = Tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
