@@ -408,6 +408,37 @@ def test_augmented_assignment_changes_the_tensor_itself() -> None:
         w += 1
 
 
+@pytest.mark.parametrize("kind", ["residual", "running total", "divided"])
+def test_augmented_assignment_on_the_tape_is_that_of_torch(kind: str) -> None:
+    """out += identity, total += loss: the values and gradients of torch, whose memory we do not imitate."""
+
+    def run(library: Any, x: Any) -> Any:
+        if kind == "running total":
+            total = library.zeros(3, dtype=library.float64)
+            for factor in (2.0, 3.0):
+                total += x * x * factor
+            return total
+        out = x * 2.0
+        if kind == "divided":
+            out /= x * x + 1.0
+            out -= 1.0
+        else:
+            out += x
+            out *= x
+        return out
+
+    values, cotangent = np.array([0.5, -2.0, 3.0]), np.array([1.3, -0.7, 0.2])
+    x, theirs = Tensor(values, requires_grad=True), torch.tensor(values, requires_grad=True)
+    y, expected = run(tinyconv, x), run(torch, theirs)
+    y.backward(Tensor(cotangent))
+    expected.backward(torch.tensor(cotangent))
+    np.testing.assert_allclose(y.detach().numpy(), expected.detach().numpy(), rtol=1e-14)
+    np.testing.assert_allclose(x.grad.numpy(), theirs.grad.numpy(), rtol=1e-14)
+    with pytest.raises(ValueError, match="add_"):
+        grown = x * 1.0
+        grown += Tensor(np.ones((2, 3)))
+
+
 # --------------------------------------------------------------------------------------------------
 # Anomaly mode
 
@@ -595,3 +626,12 @@ def test_a_freed_tape_holds_no_arrays() -> None:
     node = y.grad_fn
     y.backward()
     assert node.released or not node.saved_inputs
+
+
+def test_one_function_object_is_one_application() -> None:
+    """A second call would overwrite what the first one's backward needs."""
+    x = tinyconv.tensor([2.0], requires_grad=True)
+    square = Square()
+    square(x)
+    with pytest.raises(RuntimeError, match="Square.*new one"):
+        square(x)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor, tape
+from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.ops import activation, compare, convert, create, elementwise, inplace, matmul, reduce, shape
 from tinyconv.ops.broadcast import expand
@@ -51,6 +52,22 @@ def _or_not_implemented(function: Callable[..., Tensor]) -> Callable[..., Any]:
     return compare
 
 
+def _augmented(in_place: Callable[..., Tensor], operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """x += y: in place where nothing is recorded; a result on the tape, or one that joins it, is a new tensor."""
+
+    def assign(self: Tensor, other: Any) -> Tensor:
+        joins = isinstance(other, Tensor) and other.requires_grad
+        leaf = self.requires_grad and self.grad_fn is None
+        if not switches.recording or leaf or not (self.requires_grad or joins):
+            return in_place(self, other)
+        result = convert.cast(operator(self, other), self.dtype)
+        if result.shape != self.shape:
+            raise ValueError(f"{in_place.__name__}: the result has shape {result.shape}, the tensor {self.shape}.")
+        return result
+
+    return assign
+
+
 _OPERATORS = {
     "add": elementwise.add,
     "sub": elementwise.sub,
@@ -75,10 +92,10 @@ _OTHERS = {
     "__xor__": compare.logical_xor,
     "__getitem__": shape.getitem,
     "__setitem__": inplace.setitem,
-    "__iadd__": inplace.add_,
-    "__isub__": inplace.sub_,
-    "__imul__": inplace.mul_,
-    "__itruediv__": inplace.div_,
+    "__iadd__": _augmented(inplace.add_, elementwise.add),
+    "__isub__": _augmented(inplace.sub_, elementwise.sub),
+    "__imul__": _augmented(inplace.mul_, elementwise.mul),
+    "__itruediv__": _augmented(inplace.div_, elementwise.div),
     "expand": expand,
     "view": shape.reshape,
     "T": property(lambda self: shape.permute(self, tuple(range(self.ndim))[::-1])),

@@ -92,6 +92,8 @@ class Function:
         return tuple(outputs) if several else outputs[0]
 
     def _record(self, inputs: tuple[Tensor, ...], outputs: list[Tensor]) -> None:
+        if hasattr(self, "edges"):
+            raise RuntimeError(f"{self.name}: one object is one application on the tape. Make a new one for each call.")
         self.edges = tuple([_edge(t) for t in inputs])
         self._saved = tuple([(inputs[i], inputs[i].version.count) for i in self.saves])
         self._output = None
