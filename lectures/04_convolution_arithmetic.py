@@ -42,39 +42,28 @@ q = Quiz(globals())
     "From the first place of the window to the last there is (i + 2p - span) to go, in steps of s. Round down, add 1.",
 )
 def _(output_size):
-    slips = {
-        "the first window stands before the first step; add 1 to the number of steps.": lambda i, k, s, p, d: (
-            (i + 2 * p - d * (k - 1) - 1) // s
-        ),
-        "padding stands on both sides: 2p, not p.": lambda i, k, s, p, d: (i + p - d * (k - 1) - 1) // s + 1,
-        "a last window that does not fit is dropped: round down, not up.": lambda i, k, s, p, d: (
-            -(-(i + 2 * p - d * (k - 1) - 1) // s) + 1
-        ),
-        "a kernel spans d (k - 1) + 1 pixels, not d k; no gap follows the last tap.": lambda i, k, s, p, d: (
-            (i + 2 * p - d * k) // s + 1
-        ),
-        "dilation d puts d - 1 pixels between two taps, not d.": lambda i, k, s, p, d: (
-            (i + 2 * p - (d + 1) * (k - 1) - 1) // s + 1
-        ),
-        "right where the dilation is 1; what does the kernel span otherwise?": lambda i, k, s, p, d: (
-            (i + 2 * p - k) // s + 1
-        ),
-        "right where the stride is 1; the window stands only at every s-th pixel.": lambda i, k, s, p, d: (
-            i + 2 * p - d * (k - 1)
-        ),
-        "this is the size that a *transposed* convolution makes.": lambda i, k, s, p, d: (
-            (i - 1) * s - 2 * p + d * (k - 1) + 1
-        ),
-    }
+    def slips(i: int, k: int, s: int, p: int, d: int) -> dict[str, int]:
+        room = i + 2 * p - d * (k - 1) - 1
+        return {
+            "the first window stands before the first step; add 1 to the number of steps.": room // s,
+            "padding stands on both sides: 2p, not p.": (room - p) // s + 1,
+            "a last window that does not fit is dropped: round down, not up.": -(-room // s) + 1,
+            "a kernel spans d (k - 1) + 1 pixels, not d k; no gap follows the last tap.": (i + 2 * p - d * k) // s + 1,
+            "dilation d puts d - 1 pixels between two taps, not d.": (room - k + 1) // s + 1,
+            "right where the dilation is 1; what does the kernel span otherwise?": (i + 2 * p - k) // s + 1,
+            "right where the stride is 1; the window stands only at every s-th pixel.": room + 1,
+            "this is the size that a *transposed* convolution makes.": (i - 1) * s - 2 * p + d * (k - 1) + 1,
+        }
+
     settings = [(i, k, s, p, d) for i, k, s, p, d in product((20, 23), (3, 4), (1, 2, 3), (0, 1, 2), (1, 2))]
     found = {setting: output_size(*setting) for setting in settings}
     wrong = [setting for setting in settings if found[setting] != explain.output_size(*setting)]
-    if any(found[setting] is None for setting in settings):
+    if None in found.values():
         return "output_size returns None for some settings; a stride that does not divide is legal, too."
     if not wrong:
         return None
-    for sentence, slip in slips.items():
-        if all(found[setting] == slip(*setting) for setting in settings):
+    for sentence in slips(*wrong[0]):
+        if all(found[setting] == slips(*setting)[sentence] for setting in settings):
             return sentence
     if any(value != int(value) for value in found.values()):
         return f"{found[wrong[0]]} is not a whole number; a last window that does not fit is dropped: use // for /."
@@ -93,10 +82,7 @@ def _(pixels):
         (4, 6, 8): "8 lies in the padding: the 7 pixels have the numbers 0 to 6.",
         (0, 2, 4): "each output moves the window by the stride, 3, not by 1.",
         (6,): "the padding moves the first window to before the image, to pixel -2.",
-        (6, 8, 10): "the padding moves the first window to before the image, and these are not all pixels.",
         (4, 5, 6): "the taps of a dilated kernel are d pixels apart, not 1.",
-        (4,): "between the taps lie d - 1 pixels, not d.",
-        (4, 7, 10): "between the taps lie d - 1 pixels, not d; and these are not all pixels.",
         (1, 3, 5): "this is output 1; outputs are counted from 0.",
     }
     given = tuple(sorted(pixels))
@@ -109,23 +95,15 @@ def _(pixels):
     "A filter has 3 * 3 * 3 weights and a bias. An output map has 64 x 64 numbers, each the sum of 3 * 3 * 3 products.",
 )
 def _(parameters, multiply_adds):
-    diagnoses = {
-        432: "the biases are missing, one for each filter.",
-        144: "a filter sees all 3 channels, not one; and it has a bias.",
-        160: "a filter sees all 3 channels, not one.",
-        433: "each of the 16 filters has a bias of its own.",
-        84: "these are 3 filters; the layer has one for each *output* channel.",
-    }
+    diagnoses = {432: "the biases are missing, one a filter.", 160: "a filter sees all 3 channels, not one."}
     if parameters != 448:
         return diagnoses.get(parameters, f"{parameters} parameters is not 16 times those of one filter.")
     diagnoses = {
         1_769_472: None,
         7_077_888: "448 is right. With stride 2 the windows stand at every second pixel of a row and of a column.",
-        3_538_944: "448 is right. The stride is 2 along the rows *and* along the columns.",
         589_824: "448 is right. Each output adds products of all 3 channels.",
         1_835_008: "448 is right. The bias is added, but it is no product.",
         1_714_608: "448 is right. An output of 63 x 63 would come without padding.",
-        110_592: "448 is right. There are 16 output channels.",
     }
     return diagnoses.get(
         multiply_adds, f"448 is right; {multiply_adds} is not the number of outputs times the products of one."
@@ -179,9 +157,6 @@ def _(back, missing):
         3: "3 is what the convolution makes; now lay three kernels down, 4 pixels apart, and crop.",
         10: "padding crops the transposed convolution on both sides.",
         11: "these are the pixels before the crop by the padding.",
-        5: "the stride stands between two kernels: 4 pixels, not 1.",
-        8: "the first kernel has a width of its own, k - 2p after the crop, before the first step.",
-        13: "between 3 units lie 2 steps.",
     }
     if back != 9:
         return diagnoses.get(back, f"{back} is not s (o - 1) + k - 2p.")
@@ -200,10 +175,8 @@ def _(back, missing):
 def _(layers, dilated_field):
     diagnoses = {
         10: "three pixels a layer would be windows side by side; they overlap, a layer adds 2.",
-        11: "three pixels a layer would be windows side by side; they overlap, a layer adds 2.",
         16: "the first layer adds 2 as well, to the one pixel that a unit sees of itself.",
         30: "a layer adds two pixels, one on each side.",
-        31: "a layer adds two pixels, one on each side.",
         4: "fields of stride 1 do not multiply, they add.",
     }
     if layers != 15:
@@ -213,9 +186,7 @@ def _(layers, dilated_field):
         7: "15 layers is right. This field is that of dilation 1 three times.",
         19: "15 layers is right. A kernel spans d (k - 1) + 1 pixels, not d k.",
         21: "15 layers is right. Between two taps lie d - 1 pixels, not d.",
-        9: "15 layers is right. The last layer alone spans 9 pixels; the others add to it.",
         17: "15 layers is right. The spans 3, 5 and 9 share pixels: count 1 less for each layer but the last.",
-        14: "15 layers is right. And the unit itself?",
     }
     return diagnoses.get(dilated_field, f"15 layers is right; {dilated_field} is not 1 plus what the three layers add.")
 
@@ -257,14 +228,14 @@ assert list(measured.values()) == [256, 256, 254, 250, 32, 5, 1247]
 
 # %%
 t = explain.example("conv2d", 5, 3, stride=2, padding=1)
-print(explain.format_sizes(t))
-print()
+print(explain.format_sizes(t), end="\n\n")
 step = t.at(output=(0, 0, 1, 2))
 print(t.text(step))
 
 # %% [markdown]
 # The same as a picture. The small factor in a corner is the weight that a pixel meets; what is hatched is padding. The
-# kernel is *not* rotated: its upper left weight meets the upper left pixel of the window.
+# kernel is *not* rotated: its upper left weight meets the upper left pixel of the window. Try other outputs, and
+# `t.debug()`, which steps through single products like a debugger.
 
 
 # %%
@@ -276,8 +247,6 @@ def look(t: explain.steps.Trace, step: explain.steps.Step, g=None) -> None:
 look(t, step)
 
 # %% [markdown]
-# Try other outputs, and `t.debug()`, which steps through single products like a debugger.
-#
 # Now count. On one axis the image has i + 2p positions, the window spans d(k - 1) + 1 of them. So it can move on by
 # i + 2p - d(k - 1) - 1 positions, in steps of s.
 #
@@ -306,8 +275,6 @@ try:
     F.conv1d(tc.zeros(1, 1, 10), tc.zeros(1, 1, 3), stride=2, padding="same")
 except ValueError as error:
     print(error)
-else:
-    raise AssertionError("'same' with a stride was not refused")
 
 # %% [markdown]
 # **Exercise 2.** A signal of 7 pixels, numbered from 0, with k=3, s=3, p=2, d=2 gives three outputs. Which *pixels*
@@ -373,13 +340,9 @@ q.check(3)
 # true.
 
 # %%
-counted = {}
 for relationship in explain.RELATIONSHIPS:
-    counted[relationship.number] = relationship.check()
-    print(f"R{relationship.number:<3}{relationship.name}: {counted[relationship.number]} settings counted")
+    print(f"R{relationship.number:<3}{relationship.name}: {relationship.check()} settings counted")  # or RuntimeError
     print(f"    if {relationship.condition}, then {relationship.formula}")
-
-assert len(counted) == 15 and min(counted.values()) > 0
 
 # %% [markdown]
 # Which of them may you use where? Try numbers. A kernel of 3 with padding 1 on 10 pixels, once with stride 1 and once
@@ -437,11 +400,10 @@ def convolution_matrix(w: np.ndarray, i: int, s: int, p: int) -> np.ndarray:
     k = len(w)
     o = (i + 2 * p - k) // s + 1
     C = np.zeros((o, i))
-    for row in range(o):
-        for tap in range(k):
-            pixel = row * s + tap - p
-            if 0 <= pixel < i:
-                C[row, pixel] = w[tap]
+    for row, tap in product(range(o), range(k)):
+        pixel = row * s + tap - p
+        if 0 <= pixel < i:
+            C[row, pixel] = w[tap]
     return C
     ### END SOLUTION
 
@@ -528,16 +490,11 @@ assert np.array_equal(t.grad_weight(g), W.grad.numpy())
 print("gradient of the input\n", X.grad.numpy()[0, 0], "\ngradient of the weight\n", W.grad.numpy()[0, 0], sep="")
 
 # %% [markdown]
-# Who uses pixel [1, 1]? Four windows, each with another weight.
+# Who uses pixel [1, 1]? Four windows, each with another weight. Where is the weight [0, 0] used? In every window, each
+# time on another pixel; along the upper and the left edge of the output it meets the padding, and gets nothing.
 
 # %%
 look(t, t.at(input=(0, 0, 1, 1), g=g), g)
-
-# %% [markdown]
-# Where is the weight [0, 0] used? In every window, each time on another pixel; along the upper and the left edge of the
-# output it meets the padding, and gets nothing.
-
-# %%
 look(t, t.at(weight=(0, 0, 0, 0), g=g), g)
 
 # %% [markdown]
@@ -571,16 +528,9 @@ show(
 # Copies of the kernel overlap evenly only where the stride divides the kernel. With k=3 and s=2 one pixel in four gets
 # four products, one in four gets one. A network can learn weights that make up for it; at the start of its training it
 # has not, and often a pattern stays (Odena, Dumoulin and Olah, *Deconvolution and checkerboard artifacts*, 2016). Use
-# k2s2 or k4s2, or enlarge first and convolve then.
+# k2s2 or k4s2, or enlarge first and convolve then. And as the list is the same, the input gradient of a *direct*
+# convolution k3s2 has the checkerboard as well.
 #
-# It is the same list once more: these are the counts of how often a *direct* convolution k3s2 reads each pixel, so its
-# input gradient has the checkerboard as well.
-
-# %%
-direct = explain.trace(F.conv2d, np.zeros((1, 1, 9, 9)), np.zeros((1, 1, 3, 3)), stride=2)
-assert np.array_equal(direct.coverage(), explain.example("conv_transpose2d", 4, 3, stride=2).coverage())
-
-# %% [markdown]
 # ## Receptive field
 #
 # One output of a 3x3 layer sees 3x3 pixels. What does it see behind two, behind three such layers? We ask autograd:
@@ -597,15 +547,14 @@ for depth, axis in enumerate(axes, 1):
     out[0, 0, 4, 4].backward()
     ways = image.grad.numpy()[0, 0].astype(int)  # (9, 9)
     seen = int((ways[4] > 0).sum())
-    field = explain.receptive_field([(3, 1, 1, 1)] * depth)
     print(f"{depth} x 3x3: sees {seen} x {seen} pixels with {depth * 9} weights; one kernel of that size has {seen**2}")
-    assert seen == field.size == 2 * depth + 1
+    assert seen == explain.receptive_field([(3, 1, 1, 1)] * depth).size == 2 * depth + 1
     axis.imshow(ways / ways.max(), cmap="gray_r", vmax=2.5)
     for (row, column), count in np.ndenumerate(ways):
         if count:
             axis.text(column, row, count, ha="center", va="center", fontsize=7)
-    axis.set(title=f"{depth} of 3x3: {seen} pixels", xticks=[], yticks=[])
-    axis.title.set_fontsize(9)
+    axis.set_title(f"{depth} of 3x3: {seen} pixels", fontsize=9)
+    axis.set(xticks=[], yticks=[])
 show(
     figure,
     "Three grids of 9x9 pixels with the number of ways from each pixel to the middle output: one layer 3x3 pixels with "
@@ -618,13 +567,9 @@ show(
 # to the first, r becomes s r + d(k - 1) + 1 - s.
 
 # %%
-for name, stack in {
-    "four 3x3": [(3, 1, 1, 1)] * 4,
-    "the first with stride 2": [(3, 2, 1, 1)] + [(3, 1, 1, 1)] * 3,
-    "the last with stride 2": [(3, 1, 1, 1)] * 3 + [(3, 2, 1, 1)],
-    "all four with stride 2": [(3, 2, 1, 1)] * 4,
-}.items():
-    print(f"{name:24} {explain.receptive_field(stack).size:3} pixels")
+for strides in ((1, 1, 1, 1), (2, 1, 1, 1), (1, 1, 1, 2), (2, 2, 2, 2)):
+    field = explain.receptive_field([(3, s, 1, 1) for s in strides])
+    print(f"four 3x3 layers with the strides {strides}: {field.size} pixels")
 
 # %% [markdown]
 # Where the stride stands matters: early it helps all layers behind it, at the end it helps none.
