@@ -164,3 +164,11 @@ def test_fields_that_have_no_size_are_refused() -> None:
         explain.receptive_field(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(36, 2)), (1, 1, 8, 8))
     with pytest.raises(ValueError, match="Sequential does not end in windows"):
         explain.receptive_field(nn.Sequential(nn.ConvTranspose2d(1, 1, 2, 2)), (1, 1, 8, 8))
+
+
+def test_relationships_without_dilation_say_nothing_about_it() -> None:
+    """torch makes 4 of these numbers, not the 5 that the undilated formula R6 would say."""
+    made = torch.nn.functional.conv1d(torch.zeros(1, 1, 10), torch.zeros(1, 1, 3), stride=2, padding=1, dilation=2)
+    said = {r.number: r.sizes(10, 3, 2, 1, d=2) for r in explain.RELATIONSHIPS}
+    assert {number for number, sizes in said.items() if sizes is not None} == {15}
+    assert said[15] == {"o": made.shape[-1]} == {"o": 4}

@@ -26,7 +26,8 @@ class Relationship:
     def sizes(self, i: int, k: int, s: int = 1, p: int = 0, d: int = 1) -> dict[str, int] | None:
         """The letters that the formula gives for a convolution (i, k, s, p, d); None where the condition fails."""
         letters = {"i": i, "k": k, "s": s, "p": p, "d": d}
-        if not eval(self.condition, {}, letters):  # the strings are the constants below
+        undilated = self.number < 15 and d > 1  # only the last relationship knows of dilation
+        if undilated or not eval(self.condition, {}, letters):  # the strings are the constants below
             return None
         letters["i_t"] = count_windows([1] * i, k, s, p, d)
         given = {}
@@ -59,7 +60,8 @@ class Relationship:
         return covered
 
     def __str__(self) -> str:
-        return f"R{self.number} {self.name}: if {self.condition}, then {self.formula}"
+        when = "always" if self.condition == "True" else f"if {self.condition}, then"
+        return f"R{self.number} {self.name}: {when} {self.formula}"
 
 
 def count_windows(signal: list[int], k: int, s: int, p: int, d: int) -> int:
