@@ -112,12 +112,12 @@ def _train(options: argparse.Namespace) -> None:
 
 def _print_scores(classes: Sequence[str], metrics: dict[str, Any]) -> None:
     print(f"\nheld-out: {metrics['images']} images, trained in {metrics['seconds']:.0f} s")
-    print(f"{'':12s}" + "".join(f"{name:>16s}" for name in (*classes[1:], "mean")))
+    print(f"{'':15s}" + "".join(f"{name:>16s}" for name in (*classes[1:], "mean")))
     for who in ("network", "thresholds"):
         if who in metrics:
             for measure in ("dice", "iou"):
                 values = [metrics[who][measure][name] for name in classes[1:]] + [metrics[who][f"mean_{measure}"]]
-                print(f"{who} {measure}".ljust(18)[:18].ljust(12) + "".join(f"{value:16.3f}" for value in values))
+                print(f"{who} {measure}".ljust(15) + "".join(f"{value:16.3f}" for value in values))
 
 
 def _predict(options: argparse.Namespace) -> None:
