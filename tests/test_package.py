@@ -76,3 +76,18 @@ def test_rules_of_the_house(path: Path) -> None:
             assert imported <= OPTIONAL - {"torch"}, (
                 f"{function.name} imports {imported}: only heavy optional libraries inside"
             )
+
+
+def test_every_array_function_of_the_portable_code_exists_in_cupy() -> None:
+    """What the code takes from ``xp`` or ``array_module(x)``; importing CuPy needs no GPU."""
+    cupy = pytest.importorskip("cupy")
+
+    def is_array_module(node: ast.expr) -> bool:
+        if isinstance(node, ast.Call):
+            return isinstance(node.func, ast.Name) and node.func.id == "array_module"
+        return isinstance(node, ast.Name) and node.id == "xp"
+
+    nodes = [node for path in MODULES for node in ast.walk(ast.parse(path.read_text()))]
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute) and is_array_module(node.value)}
+    assert {"matmul", "exp", "zeros", "broadcast_to"} <= names
+    assert not {name for name in names if not hasattr(cupy, name)}
