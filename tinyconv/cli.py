@@ -81,7 +81,7 @@ def _train(options: argparse.Namespace) -> None:
     if epochs < 1:
         raise ValueError(f"--epochs must be at least 1, but is {epochs}.")
     folder.mkdir(parents=True, exist_ok=True)
-    trainer, test = recipes.make_trainer(
+    trainer, network, test = recipes.make_trainer(
         options.model, options.data, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),)
     )
     assert trainer.checkpoint is not None
@@ -103,7 +103,7 @@ def _train(options: argparse.Namespace) -> None:
                 f"\nStopped; {trainer.checkpoint} is written. The same command with --resume goes on.", file=sys.stderr
             )
             raise
-        metrics, examples = recipes.evaluate(plan, trainer.model, test)
+        metrics, examples = recipes.evaluate(plan, network, test)
     metrics["seconds"] = sum(row["seconds"] for row in trainer.history)
     write_report(folder, trainer.history, metrics, examples, plan.classes)
     _print_scores(plan.classes, metrics)

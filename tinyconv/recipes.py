@@ -15,7 +15,6 @@ from tinyconv.autograd import Tensor, no_grad
 from tinyconv.data import DataLoader, brain, nuclei
 from tinyconv.metrics import confusion_matrix, dice_from_confusion, iou_from_confusion
 from tinyconv.models import UNet
-from tinyconv.nn import Module
 from tinyconv.ops.random import manual_seed
 from tinyconv.optim import Adam
 from tinyconv.optim.schedule import OneCycleLR
@@ -96,8 +95,8 @@ def make_trainer(
     seed: int = 0,
     workers: int = 1,
     callbacks: tuple[Callback, ...] = (),
-) -> tuple[Trainer, Any]:
-    """(trainer, test set) of a recipe, with its checkpoint in ``folder``; the same seed gives the same bits."""
+) -> tuple[Trainer, UNet, Any]:
+    """(trainer, its network, test set) of a recipe, with its checkpoint in ``folder``; the same seed gives the same bits."""
     plan = recipe(model, data)
     training, validation, test = plan.datasets()
     manual_seed(seed)
@@ -118,16 +117,15 @@ def make_trainer(
         checkpoint=folder / "checkpoint.safetensors",
         config={"model": model, "data": data, "network": plan.network, "epochs": epochs, "seed": seed},
     )
-    return trainer, test
+    return trainer, network, test
 
 
-def predict(network: Module, images: NDArray[np.float32]) -> NDArray[np.int64]:
+def predict(network: UNet, images: NDArray[np.float32]) -> NDArray[np.int64]:
     """Class maps (N, H, W) of images (N, C, H, W) of any size: mirrored up to what the U-Net takes, and cropped
     back.
     """
-    step = 16
     height, width = images.shape[2:]
-    pad = ((0, 0), (0, 0), (0, -height % step), (0, -width % step))
+    pad = ((0, 0), (0, 0), (0, -height % network.step), (0, -width % network.step))
     padded = np.pad(images, pad, mode="symmetric")
     network.eval()
     with no_grad():
@@ -135,7 +133,7 @@ def predict(network: Module, images: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.stack(maps)[:, :height, :width]
 
 
-def evaluate(plan: Recipe, network: Module, test: Any) -> tuple[dict[str, Any], list[tuple[Any, Any, Any]]]:
+def evaluate(plan: Recipe, network: UNet, test: Any) -> tuple[dict[str, Any], list[tuple[Any, Any, Any]]]:
     """(metrics, [(image, truth, prediction), ...]) on the test set; Dice and IoU pool all pixels of the set."""
     items = [test[i] for i in range(len(test))]
     images, truth = np.stack([image for image, _ in items]), np.stack([label for _, label in items])

@@ -53,9 +53,14 @@ class UNet(nn.Module):
         self.merge = nn.ModuleList([double_conv(2 * c, c) for c in channels[:-1]])
         self.head = nn.Conv2d(base, num_classes, 1)
 
+    @property
+    def step(self) -> int:
+        """H and W must be multiples of this: 2 for each pooling."""
+        return 1 << len(self.up)
+
     def forward(self, x: Tensor) -> Tensor:
         """Scores before the softmax."""
-        step = 1 << len(self.up)
+        step = self.step
         if x.ndim != 4 or x.shape[2] % step or x.shape[3] % step:
             raise ValueError(
                 f"UNet: {len(self.up)} poolings need images (N, C, H, W), H and W divisible by {step}, but the input "
