@@ -96,7 +96,10 @@ def make_trainer(
     workers: int = 1,
     callbacks: tuple[Callback, ...] = (),
 ) -> tuple[Trainer, UNet, Any]:
-    """(trainer, its network, test set) of a recipe, with its checkpoint in ``folder``; the same seed gives the same bits."""
+    """(trainer, its network, test set) of a recipe, with its checkpoint in ``folder``.
+
+    The same seed gives the same bits.
+    """
     plan = recipe(model, data)
     training, validation, test = plan.datasets()
     manual_seed(seed)
