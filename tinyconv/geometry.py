@@ -17,7 +17,8 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeAlias
+from math import gcd
+from typing import NamedTuple, TypeAlias
 
 Sizes: TypeAlias = tuple[int, ...]
 Size: TypeAlias = "int | Sequence[int]"
@@ -121,6 +122,73 @@ class Geometry:
             (1, *self.dilation),
             (1, *self.output),
         )
+
+    def planes(self, axis: int) -> AxisPlanes:
+        """The pixels of one axis sorted by their remainder modulo the stride: see :class:`AxisPlanes`."""
+        s, outputs = self.stride[axis], self.output[axis]
+        starts = [divmod(self.input_index(axis, 0, k), s) for k in range(self.kernel[axis])]  # (position, remainder)
+        lowest = min(position for position, _ in starts)
+        remainders = sorted({remainder for _, remainder in starts})
+        length = outputs + max(position for position, _ in starts) - lowest
+        pixels = [[(u + lowest) * s + remainder for u in range(length)] for remainder in remainders]
+        return AxisPlanes(
+            tuple(tuple(i if 0 <= i < self.size[axis] else -1 for i in plane) for plane in pixels),
+            tuple(remainders.index(remainder) for _, remainder in starts),
+            tuple(position - lowest for position, _ in starts),
+        )
+
+    def transposed_phases(self) -> list[Phase]:
+        """The transposed map as direct maps of stride 1, one for each remainder of the pixels modulo the stride.
+
+        Pixels with the same remainder are read by the same taps, and stepping to the next of them steps all windows by
+        one: so the sum over the windows that read a pixel is a convolution of the outputs, with those taps rotated.
+        """
+        return [
+            Phase(*(tuple(part) for part in zip(*axes)))  # type: ignore[arg-type]
+            for axes in product(*(self._axis_phases(axis) for axis in range(self.rank)))
+        ]
+
+    def _axis_phases(self, axis: int) -> Iterator[tuple[slice, slice, int, int, int, int]]:
+        """(pixels, their taps from the last to the first, taps, padding, dilation, pixels) of each remainder."""
+        size, s, d = self.size[axis], self.stride[axis], self.dilation[axis]
+        every = s // gcd(s, d)  # of the taps, this many lie from one that reads a pixel to the next
+        for first in range(min(s, size)):
+            # first = o*s + k*d - p solved for o; the last tap reads for the smallest o.
+            taps = [k for k in range(self.kernel[axis]) if (first - self.input_index(axis, 0, k)) % s == 0]
+            lowest = (first - self.input_index(axis, 0, taps[-1])) // s if taps else 0
+            rotated = slice(taps[-1], taps[0] - 1 if taps[0] else None, -every) if taps else slice(0, 0)
+            yield slice(first, None, s), rotated, len(taps), -lowest, d // gcd(s, d), len(range(first, size, s))
+
+
+class AxisPlanes(NamedTuple):
+    """The pixels of one axis sorted into planes, one for each remainder modulo the stride that some tap reads.
+
+    In its plane, the pixel that tap k reads for output o stands at o + ``shift[k]``: what a tap reads for all outputs is
+    a run of neighbours. ``pixels[plane][position]`` is the input index there, -1 for padding; ``plane[k]`` the tap's.
+    """
+
+    pixels: tuple[Sizes, ...]
+    plane: Sizes
+    shift: Sizes
+
+
+class Phase(NamedTuple):
+    """Some pixels of a transposed map, and the direct map of stride 1 that makes them from the outputs."""
+
+    pixels: tuple[slice, ...]
+    taps: tuple[slice, ...]
+    kernel: Sizes
+    before: Sizes
+    dilation: Sizes
+    count: Sizes
+
+    def geometry(self, outputs: Sizes) -> Geometry:
+        """The direct map on images of the size ``outputs``. Its padding is negative where it crops."""
+        padding = [
+            (before, n - 1 + d * (k - 1) - before - (size - 1))
+            for n, d, k, before, size in zip(self.count, self.dilation, self.kernel, self.before, outputs)
+        ]
+        return Geometry(outputs, self.kernel, (1,) * len(outputs), tuple(padding), self.dilation, self.count)
 
 
 # --------------------------------------------------------------------------------------------------

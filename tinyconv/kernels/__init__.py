@@ -1,8 +1,8 @@
 """The operators on arrays, and the ladder of kernels that compute them.
 
 Every operator has the same name, arguments and meaning on every rung: ``loops`` is the definition in
-plain Python, to be stepped through; ``im2col`` is array code for NumPy and CuPy; the rungs above are
-compiled. An operator that a rung lacks falls to the next rung below that has it.
+plain Python, to be stepped through; ``im2col`` is array code for NumPy and CuPy; ``numba`` is compiled for the CPU
+and takes NumPy arrays of float32 and float64. What a rung lacks or does not take falls to the next rung below.
 
 In every signature ``g`` is a :class:`~tinyconv.geometry.Geometry` of rank 1, 2 or 3, and I = ``g.size``,
 O = ``g.output``, K = ``g.kernel``. The result has the dtype of the arguments; float16 is summed in float32.
@@ -13,8 +13,12 @@ operators in ``tinyconv.ops`` check.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType, TracebackType
 from typing import Any
+
+import numpy as np
 
 from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels import im2col, loops
@@ -60,7 +64,8 @@ OPERATORS = (
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
-_rung = "im2col"
+_COMPILED_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))  # not in the other byte order
+_rung = "cuda"  # the highest; for a NumPy array that means numba
 
 
 class use_kernels:  # noqa: N801 - used like a function
@@ -91,17 +96,28 @@ class use_kernels:  # noqa: N801 - used like a function
         _rung = self._before
 
 
-def _serving(operator: str) -> str:
-    """The rung in use, or the next one below it that has ``operator``. The definition has them all."""
+def _module(rung: str) -> ModuleType | None:
+    """The kernels of a rung, None where it has none here. Numba is imported at first use: it takes a while."""
+    if rung == "numba" and rung not in _modules and find_spec("numba"):
+        _modules[rung] = import_module("tinyconv.kernels.cpu")
+    return _modules.get(rung)
+
+
+def _serving(operator: str, array: Array | None = None) -> str:
+    """The rung in use, or the next one below it that has ``operator`` and takes ``array``. The definition has them all."""
     below = reversed(LADDER[: LADDER.index(_rung) + 1])
-    return next(rung for rung in below if hasattr(_modules.get(rung), operator))
+    taken = array is None or (isinstance(array, np.ndarray) and array.dtype in _COMPILED_DTYPES)
+    return next(rung for rung in below if (taken or rung != "numba") and hasattr(_module(rung), operator))
 
 
-def kernel(operator: str) -> Callable[..., Any]:
-    """The function that computes ``operator`` now. ValueError for a name that is not in ``OPERATORS``."""
+def kernel(operator: str, array: Array | None = None) -> Callable[..., Any]:
+    """The function that computes ``operator`` now, on ``array`` or on a NumPy array of float32.
+
+    ValueError for a name that is not in ``OPERATORS``.
+    """
     if operator not in OPERATORS:
         raise ValueError(f"kernel: operator must be one of {', '.join(map(repr, OPERATORS))}, but is {operator!r}.")
-    return getattr(_modules[_serving(operator)], operator)
+    return getattr(_modules[_serving(operator, array)], operator)
 
 
 class Table(dict[str, str]):
@@ -126,7 +142,7 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
 
     x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O).
     """
-    return kernel("conv")(x, w, g, groups)
+    return kernel("conv", x)(x, w, g, groups)
 
 
 def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
@@ -134,7 +150,7 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
 
     gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I). A pixel that no window reads gets 0.
     """
-    return kernel("conv_input")(gy, w, g, groups)
+    return kernel("conv_input", gy)(gy, w, g, groups)
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
@@ -142,7 +158,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
 
     x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K).
     """
-    return kernel("conv_weight")(x, gy, g, groups)
+    return kernel("conv_weight", x)(x, gy, g, groups)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -155,7 +171,7 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     x (N, C, *I) to two arrays (N, C, *O). Padding is minus infinity; of equal pixels the first wins; a NaN wins, and of
     several the last, as in torch. A window that reads no pixel at all is minus infinity with index 0.
     """
-    return kernel("max_pool")(x, g)
+    return kernel("max_pool", x)(x, g)
 
 
 def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
@@ -163,17 +179,17 @@ def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
 
     gy and indices (N, C, *O) to gx (N, C, *size); indices are flat within *size, as max_pool gives them.
     """
-    return kernel("scatter_windows")(gy, indices, size)
+    return kernel("scatter_windows", gy)(gy, indices, size)
 
 
 def avg_pool(x: Array, g: Geometry, divisor: Array) -> Array:
     """y[n, c, o] = (sum of the window's pixels) / divisor[o]; x (N, C, *I), divisor (*O) to y (N, C, *O)."""
-    return kernel("avg_pool")(x, g, divisor)
+    return kernel("avg_pool", x)(x, g, divisor)
 
 
 def avg_pool_input(gy: Array, g: Geometry, divisor: Array) -> Array:
     """gx[n, c, i] = sum over the (o, k) that read i of gy[n, c, o] / divisor[o]; gy (N, C, *O) to gx (N, C, *I)."""
-    return kernel("avg_pool_input")(gy, g, divisor)
+    return kernel("avg_pool_input", gy)(gy, g, divisor)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -182,12 +198,12 @@ def avg_pool_input(gy: Array, g: Geometry, divisor: Array) -> Array:
 
 def unfold(x: Array, g: Geometry) -> Array:
     """cols[n, (c, k), o] = x[n, c, o*s + k*d - p], 0 for padding; x (N, C, *I) to (N, C * prod K, prod O)."""
-    return kernel("unfold")(x, g)
+    return kernel("unfold", x)(x, g)
 
 
 def fold(cols: Array, g: Geometry) -> Array:
     """x[n, c, i] = sum over the (o, k) that read i of cols[n, (c, k), o]; (N, C * prod K, prod O) to (N, C, *I)."""
-    return kernel("fold")(cols, g)
+    return kernel("fold", cols)(cols, g)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -196,7 +212,7 @@ def fold(cols: Array, g: Geometry) -> Array:
 
 def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
     """y[..., o] = sum of weight * x[..., i] over the triples (o, i, weight) of one of the last axes after the other."""
-    return kernel("resample")(x, maps)
+    return kernel("resample", x)(x, maps)
 
 
 def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
@@ -204,4 +220,4 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
 
     x (N, C, *I) to two arrays (N, C, *O).
     """
-    return kernel("adaptive_max_pool")(x, maps)
+    return kernel("adaptive_max_pool", x)(x, maps)

@@ -1,0 +1,223 @@
+"""Convolution, tap by tap on shifted planes: the definition's sums, in the definition's order.
+
+Idea. Cut a piece out of the padded image and let it lie flat, row after row. A tap then reads, for all outputs of the
+piece, one run of neighbours: the same flat piece, begun a few numbers later. With a stride, the pixels are first sorted
+by their remainder modulo the stride (``Geometry.planes``), and it is a run again. So
+
+    y[co, q] = sum over ci, k   w[co, ci, k] piece[ci, q + shift(k)]
+
+is a matrix product whose second factor nobody has to build. The rows of the padded image are longer than those of the
+output; what is computed between them is thrown away.
+
+Cost. 2 C_out C_in K operations a position, of which O_w / (O_w + k_w - 1) are of use; the piece is copied once, and read
+K times out of the cache. Best for large images and few channels, where columns would cost more than their product.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from tinyconv.geometry import Geometry
+from tinyconv.kernels.arrays import Array
+from tinyconv.kernels.cpu.memory import element_strides, scratch
+from tinyconv.kernels.cpu.product import multiply_block
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES
+from tinyconv.kernels.cpu.threads import get_num_threads, parallel
+
+_SUMS, _PIECE = (
+    256 << 10,
+    320 << 10,
+)  # bytes of a block's sums and of its piece of the image: both stay in the second cache
+
+
+class Tables(NamedTuple):
+    """A geometry of three axes as arrays. L: positions of a plane on an axis; P: its planes; K: its taps."""
+
+    depth: Array  # (K_d, O_d) the input index that each tap reads, -1 for padding
+    rows: Array  # (P_h, L_h) the input row at each position of each plane, -1 for padding
+    runs: Array  # (P_w, 3) of each plane's columns: the first on the image, how many, and the input column of the first
+    tap_plane: Array  # (K,) of each tap (kd, kh, kw), the plane (kd, ph, pw) that it reads
+    tap_row: Array  # (K,) and how many rows
+    tap_column: Array  # (K,) and columns further on
+    pitch: int  # L_w
+    reach: int  # how far beyond the last output position the taps read, in flat positions
+    planes: int  # K_d P_h P_w
+
+
+@lru_cache(maxsize=256)
+def tables(g: Geometry) -> Tables:
+    """The tables of a geometry with three axes."""
+    d, h, w = (g.planes(axis) for axis in range(3))
+    depth = [[d.pixels[d.plane[k]][o + d.shift[k]] for o in range(g.output[0])] for k in range(g.kernel[0])]
+    runs = []
+    for columns in w.pixels:
+        inside = [u for u, i in enumerate(columns) if i >= 0]
+        runs.append((inside[0], len(inside), columns[inside[0]]) if inside else (0, 0, 0))
+    taps = list(g.taps())
+    pitch = len(w.pixels[0])
+    tap_row, tap_column = [h.shift[kh] for _, kh, _ in taps], [w.shift[kw] for _, _, kw in taps]
+    per_depth = len(h.pixels) * len(w.pixels)
+    return Tables(
+        np.array(depth),
+        np.array(h.pixels),
+        np.array(runs),
+        np.array([kd * per_depth + h.plane[kh] * len(w.pixels) + w.plane[kw] for kd, kh, kw in taps]),
+        np.array(tap_row),
+        np.array(tap_column),
+        pitch,
+        max(row * pitch + column for row, column in zip(tap_row, tap_column)),
+        g.kernel[0] * per_depth,
+    )
+
+
+@njit(nogil=True, cache=True)
+def lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step, piece):  # type: ignore[no-untyped-def]
+    """Flat positions [start, start + length) of the planes of some channels, for the outputs of depth od.
+
+    x (N, C, D, H, W); channels (first, last); piece [c, plane, position] on a flat array.
+    """
+    planes_h, planes_w, height = rows.shape[0], runs.shape[0], rows.shape[1]
+    at = 0
+    for c in range(channels[0], channels[1]):
+        for kd in range(depth.shape[0]):
+            id_ = depth[kd, od]
+            for ph in range(planes_h):
+                for pw in range(planes_w):
+                    inside, count, first = runs[pw]
+                    u, done = start // pitch, 0
+                    column = start - u * pitch
+                    while done < length:
+                        wide = min(pitch - column, length - done)
+                        ih = rows[ph, u] if u < height else -1
+                        if id_ < 0 or ih < 0:
+                            for j in range(at + done, at + done + wide):
+                                piece[j] = 0
+                        else:
+                            low = min(max(inside - column, 0), wide)
+                            high = max(min(inside + count - column, wide), low)
+                            for j in range(low):
+                                piece[at + done + j] = 0
+                            row = x[n, c, id_, ih]
+                            source = first + (column + low - inside) * step
+                            if step == 1:
+                                for j in range(high - low):
+                                    piece[at + done + low + j] = row[source + j]
+                            else:
+                                for j in range(high - low):
+                                    piece[at + done + low + j] = row[source + j * step]
+                            for j in range(high, wide):
+                                piece[at + done + j] = 0
+                        done += wide
+                        column = 0
+                        u += 1
+                    at += length
+
+
+@njit(nogil=True, cache=True)
+def convolve(  # type: ignore[no-untyped-def]
+    first, last, x, w, y, base, strides, out, groups, block, chunk, parts,
+    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, acc, columns,
+):  # fmt: skip
+    """Items [first, last) of (image, group, depth, block of positions, part of the channels).
+
+    x (N, C_in, D, H, W); w (C_out, C_in/G * K) flat; y flat, its element (n, co, od, oh, ow) at base + the sum of index
+    times stride; out (OD, OH, OW).
+    """
+    taps = tap_plane.size
+    c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
+    positions = (out[1] - 1) * pitch + out[2]
+    blocks = -(-positions // block)
+    for item in range(first, last):
+        rest, part = divmod(item, parts)
+        rest, b = divmod(rest, blocks)
+        rest, od = divmod(rest, out[0])
+        n, group = divmod(rest, groups)
+        start = b * block
+        count = min(block, positions - start)
+        length = block + reach
+        tiles = -(-c_out // ROWS)
+        co_first, co_last = part * tiles // parts * ROWS, min((part + 1) * tiles // parts * ROWS, c_out)
+        acc[: (co_last - co_first + ROWS - 1) // ROWS * ROWS * block] = 0
+        for c in range(0, c_in, chunk):
+            c_last = min(c + chunk, c_in)
+            channels = (group * c_in + c, group * c_in + c_last)
+            lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step, piece)
+            k = 0
+            for channel in range(c_last - c):
+                for t in range(taps):
+                    columns[k] = (channel * planes + tap_plane[t]) * length + tap_row[t] * pitch + tap_column[t]
+                    k += 1
+            at = group * c_out + co_first
+            multiply_block(acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, piece, columns, k, count)
+        for co in range(co_first, co_last):
+            oh = start // pitch
+            while oh * pitch < start + count:
+                low = max(start - oh * pitch, 0)
+                high = min(start + count - oh * pitch, out[2])
+                to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2] + oh * strides[3]
+                source = (co - co_first) * block + oh * pitch - start
+                if strides[4] == 1:
+                    for ow in range(low, high):
+                        y[to + ow] = acc[source + ow]
+                else:
+                    for ow in range(low, high):
+                        y[to + ow * strides[4]] = acc[source + ow]
+                oh += 1
+
+
+def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
+    """The convolution of x (N, C_in, D, H, W) with w (C_out, C_in/G * K) into the flat array y.
+
+    Element (n, co, od, oh, ow) goes to ``base`` + the sum of index times stride.
+    """
+    t = tables(g)
+    c_in, c_out = x.shape[1] // groups, len(w) // groups
+    whole = 3 * VECTOR_BYTES // x.itemsize  # positions of a tile
+    positions = (g.output[1] - 1) * t.pitch + g.output[2]
+    block = max(1, min(_SUMS // x.itemsize // c_out, positions + whole - 1) // whole) * whole
+    length = block + t.reach
+    chunk = max(1, min(c_in, _PIECE // x.itemsize // (length * t.planes)))
+    items = len(x) * groups * g.output[0] * -(-positions // block)
+    operations = 2 * len(x) * len(w) * c_in * prod(g.kernel) * prod(g.output)
+    parts = min(-(-c_out // ROWS), -(-2 * get_num_threads() // max(1, items)))  # of the channels, where items are few
+
+    def work(first: int, last: int) -> None:
+        piece = scratch("piece", chunk * t.planes * length + whole, x.dtype)
+        acc = scratch("sums", -(-c_out // ROWS) * ROWS * block, x.dtype)
+        columns = np.empty(chunk * prod(g.kernel), np.int64)
+        convolve(
+            first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, chunk, parts,
+            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
+            piece, acc, columns,
+        )  # fmt: skip
+
+    parallel(work, items * parts, operations / 100)
+
+
+def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """x (N, C_in, D, H, W), w (C_out, C_in/groups, *K) to y (N, C_out, *O)."""
+    y = np.empty((len(x), len(w), *g.output), x.dtype)
+    run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), g, groups)
+    return y
+
+
+def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """gy (N, C_out, D, H, W), w (C_out, C_in/groups, *K) to gx (N, C_in, *I): a convolution for each phase of the pixels."""
+    c_out, c_in = len(w) // groups, w.shape[1]
+    w = w.reshape(groups, c_out, c_in, *g.kernel).swapaxes(1, 2)  # (G, C_in/G, C_out/G, *K)
+    phases = g.transposed_phases()
+    read = all(min(phase.kernel) for phase in phases)
+    gx = (np.empty if read else np.zeros)((len(gy), groups * c_in, *g.size), gy.dtype)
+    strides = element_strides(gx)
+    for phase in phases:
+        if min(phase.kernel):
+            rotated = np.ascontiguousarray(w[(..., *phase.taps)]).reshape(groups * c_in, -1)
+            base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
+            steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
+            run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
+    return gx

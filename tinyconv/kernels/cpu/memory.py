@@ -1,0 +1,48 @@
+"""Arrays as the compiled kernels take them, and memory for their intermediate results."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from tinyconv.kernels.arrays import Array, scratch_limit
+
+_LINE = 64  # bytes of a cache line
+
+
+def plain(a: Array) -> Array:
+    """The array itself where it is C-contiguous, aligned and writeable, else a copy: a kernel is compiled for one kind."""
+    return np.require(a, requirements=("C", "A", "W"))
+
+
+def element_strides(a: Array) -> tuple[int, ...]:
+    """The strides of an array in elements."""
+    return tuple(stride // a.itemsize for stride in a.strides)
+
+
+class _Kept(threading.local):
+    """Buffers that a thread keeps: fresh memory costs a page fault every 4 KiB."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Array] = {}
+
+
+_kept = _Kept()
+
+
+def scratch(name: str, size: int, dtype: np.dtype[Any]) -> Array:
+    """A flat array of this thread with whatever is in it, at the beginning of a cache line.
+
+    The same memory comes again under the same ``name``, so a name has one user at a time. A thread keeps at most
+    ``scratch_limit()`` bytes a name.
+    """
+    wanted = size * dtype.itemsize + _LINE
+    buffer = _kept.buffers.get(name)
+    if buffer is None or buffer.nbytes < wanted:
+        buffer = np.empty(wanted, np.uint8)
+        if wanted <= scratch_limit():
+            _kept.buffers[name] = buffer
+    start = -buffer.ctypes.data % _LINE
+    return buffer[start : start + size * dtype.itemsize].view(dtype)
