@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-from tinyconv.kernels.cpu.convolution import conv, conv_input
+from tinyconv.kernels.cpu.convolution import conv, conv_input, conv_weight
 from tinyconv.kernels.cpu.threads import get_num_threads, set_num_threads

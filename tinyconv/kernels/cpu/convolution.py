@@ -37,3 +37,9 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
         return im2col.conv_input(gy, w, g, groups)
     gx = direct.conv_input(_volumes(gy, g), _volumes(w, g), _lifted(g), groups)
     return gx.reshape(*gx.shape[:2], *g.size)
+
+
+def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
+    """x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
+    gw = direct.conv_weight(_volumes(x, g), _volumes(gy, g), _lifted(g), groups)
+    return gw.reshape(*gw.shape[:2], *g.kernel)

@@ -25,7 +25,7 @@ from numba import njit
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.memory import element_strides, scratch
-from tinyconv.kernels.cpu.product import multiply_block
+from tinyconv.kernels.cpu.product import multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES
 from tinyconv.kernels.cpu.threads import get_num_threads, parallel
 
@@ -153,7 +153,7 @@ def convolve(  # type: ignore[no-untyped-def]
                     columns[k] = (channel * planes + tap_plane[t]) * length + tap_row[t] * pitch + tap_column[t]
                     k += 1
             at = group * c_out + co_first
-            multiply_block(acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, piece, columns, k, count)
+            multiply_block(acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, piece, 0, columns, k, count)
         for co in range(co_first, co_last):
             oh = start // pitch
             while oh * pitch < start + count:
@@ -168,6 +168,51 @@ def convolve(  # type: ignore[no-untyped-def]
                     for ow in range(low, high):
                         y[to + ow * strides[4]] = acc[source + ow]
                 oh += 1
+
+
+@njit(nogil=True, cache=True)
+def correlate(  # type: ignore[no-untyped-def]
+    first, last, x, gy, gw, kernel, out, groups, block, chunk,
+    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, turned, acc, total,
+):  # fmt: skip
+    """Items [first, last) of (group, chunk of its channels): gw (C_out, C_in/G, K) from all images and positions.
+
+    x (N, C_in, D, H, W); gy flat, (N, C_out, OD * OH * OW).
+    """
+    taps, width = tap_plane.size, VECTOR_BYTES // x.itemsize
+    c_in, c_out, plane = x.shape[1] // groups, gw.shape[0] // groups, out[1] * out[2]
+    chunks = -(-c_in // chunk)
+    high = -(-c_out // ROWS) * ROWS
+    columns = np.empty(block, np.int64)
+    for item in range(first, last):
+        group, c = item // chunks, item % chunks * chunk
+        count = min(chunk, c_in - c)
+        channels = (group * c_in + c, group * c_in + c + count)
+        wide = -(-count // width) * width
+        total[: taps * high * wide] = 0
+        for n in range(x.shape[0]):
+            for od in range(out[0]):
+                for start in range(0, plane, block):
+                    stop = min(start + block, plane)
+                    top = start // out[2]
+                    length = ((stop - 1) // out[2] - top) * pitch + out[2] + reach
+                    lay_piece(x, n, channels, od, top * pitch, length, depth, rows, runs, pitch, step, piece)
+                    transpose(piece, planes * length, count, turned, wide)
+                    for q in range(start, stop):
+                        columns[q - start] = ((q // out[2] - top) * pitch + q % out[2]) * wide
+                    at = ((n * groups + group) * c_out * out[0] + od) * plane + start
+                    for t in range(taps):
+                        shift = (tap_plane[t] * length + tap_row[t] * pitch + tap_column[t]) * wide
+                        acc[: high * wide] = 0
+                        multiply_block(
+                            acc, wide, gy, 0, c_out, out[0] * plane, at, turned, shift, columns, stop - start, wide
+                        )
+                        for j in range(high * wide):
+                            total[t * high * wide + j] += acc[j]
+        for co in range(c_out):
+            for ci in range(count):
+                for t in range(taps):
+                    gw[group * c_out + co, c + ci, t] = total[(t * high + co) * wide + ci]
 
 
 def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
@@ -221,3 +266,29 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
             steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
             run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
     return gx
+
+
+def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
+    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
+    t = tables(g)
+    c_in, c_out, width = x.shape[1] // groups, gy.shape[1] // groups, VECTOR_BYTES // x.itemsize
+    taps = prod(g.kernel)
+    gw = np.empty((groups * c_out, c_in, taps), x.dtype)
+    block = min(256, g.output[1] * g.output[2])  # depends on the shapes alone, for it decides the order of the sums
+    chunk = min(2 * width, c_in)
+    wide, high = -(-chunk // width) * width, -(-c_out // ROWS) * ROWS
+    longest = ((block - 1) // g.output[2] + 1) * t.pitch + g.output[2] + t.reach
+    items = groups * -(-c_in // chunk)
+
+    def work(first: int, last: int) -> None:
+        piece = scratch("piece", (chunk + width) * t.planes * longest + width * width, x.dtype)
+        turned = scratch("turned", (t.planes * longest + width) * wide, x.dtype)
+        acc, total = scratch("sums", high * wide, x.dtype), scratch("total", taps * high * wide, x.dtype)
+        correlate(
+            first, last, x, gy.reshape(-1), gw, g.kernel, g.output, groups, block, chunk,
+            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
+            piece, turned, acc, total,
+        )  # fmt: skip
+
+    parallel(work, items, 2 * gy.size * c_in * taps / 100)
+    return gw.reshape(groups * c_out, c_in, *g.kernel)
