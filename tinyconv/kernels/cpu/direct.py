@@ -24,9 +24,9 @@ from numba import njit
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.cpu.memory import element_strides, scratch
-from tinyconv.kernels.cpu.product import multiply_block, transpose
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES
+from tinyconv.kernels.cpu.memory import scratch
+from tinyconv.kernels.cpu.product import copy_run, multiply_block, transpose
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, prefetch
 from tinyconv.kernels.cpu.threads import get_num_threads, parallel
 
 _SUMS, _PIECE = (
@@ -82,39 +82,37 @@ def lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step,
     x (N, C, D, H, W); channels (first, last); piece [c, plane, position] on a flat array.
     """
     planes_h, planes_w, height = rows.shape[0], runs.shape[0], rows.shape[1]
+    flat = x.reshape(-1)
+    plane_in = x.shape[2] * x.shape[3] * x.shape[4]
+    top = start // pitch
+    bottom = (start + length - 1) // pitch + 1
     at = 0
     for c in range(channels[0], channels[1]):
         for kd in range(depth.shape[0]):
             id_ = depth[kd, od]
+            image = ((n * x.shape[1] + c) * x.shape[2] + id_) * x.shape[3] * x.shape[4]
             for ph in range(planes_h):
                 for pw in range(planes_w):
                     inside, count, first = runs[pw]
-                    u, done = start // pitch, 0
-                    column = start - u * pitch
-                    while done < length:
-                        wide = min(pitch - column, length - done)
+                    for u in range(top, bottom):
+                        low, high = max(start - u * pitch, 0), min(start + length - u * pitch, pitch)  # columns wanted
+                        left, right = min(max(inside, low), high), min(max(inside + count, low), high)  # on the image
                         ih = rows[ph, u] if u < height else -1
                         if id_ < 0 or ih < 0:
-                            for j in range(at + done, at + done + wide):
-                                piece[j] = 0
+                            left = right = high
+                        to = at + u * pitch - start
+                        for j in range(to + low, to + left):
+                            piece[j] = 0
+                        source = image + ih * x.shape[4] + first - inside * step
+                        for column in range(left, right, 16):
+                            prefetch(flat, source + plane_in + column * step)
+                        if step == 1:
+                            copy_run(piece, to + left, flat, source + left, right - left)
                         else:
-                            low = min(max(inside - column, 0), wide)
-                            high = max(min(inside + count - column, wide), low)
-                            for j in range(low):
-                                piece[at + done + j] = 0
-                            row = x[n, c, id_, ih]
-                            source = first + (column + low - inside) * step
-                            if step == 1:
-                                for j in range(high - low):
-                                    piece[at + done + low + j] = row[source + j]
-                            else:
-                                for j in range(high - low):
-                                    piece[at + done + low + j] = row[source + j * step]
-                            for j in range(high, wide):
-                                piece[at + done + j] = 0
-                        done += wide
-                        column = 0
-                        u += 1
+                            for column in range(left, right):
+                                piece[to + column] = flat[source + column * step]
+                        for j in range(to + right, to + high):
+                            piece[j] = 0
                     at += length
 
 
@@ -139,7 +137,7 @@ def convolve(  # type: ignore[no-untyped-def]
         n, group = divmod(rest, groups)
         start = b * block
         count = min(block, positions - start)
-        length = block + reach
+        length = count + reach
         tiles = -(-c_out // ROWS)
         co_first, co_last = part * tiles // parts * ROWS, min((part + 1) * tiles // parts * ROWS, c_out)
         acc[: (co_last - co_first + ROWS - 1) // ROWS * ROWS * block] = 0
@@ -153,7 +151,7 @@ def convolve(  # type: ignore[no-untyped-def]
                     columns[k] = (channel * planes + tap_plane[t]) * length + tap_row[t] * pitch + tap_column[t]
                     k += 1
             at = group * c_out + co_first
-            multiply_block(acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, piece, 0, columns, k, count)
+            multiply_block(acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1, piece, 0, columns, k, count)
         for co in range(co_first, co_last):
             oh = start // pitch
             while oh * pitch < start + count:
@@ -162,8 +160,9 @@ def convolve(  # type: ignore[no-untyped-def]
                 to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2] + oh * strides[3]
                 source = (co - co_first) * block + oh * pitch - start
                 if strides[4] == 1:
-                    for ow in range(low, high):
-                        y[to + ow] = acc[source + ow]
+                    for column in range(low, high, 16):
+                        prefetch(y, to + strides[1] + column)
+                    copy_run(y, to + low, acc, source + low, high - low)
                 else:
                     for ow in range(low, high):
                         y[to + ow * strides[4]] = acc[source + ow]
@@ -172,7 +171,7 @@ def convolve(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def correlate(  # type: ignore[no-untyped-def]
-    first, last, x, gy, gw, kernel, out, groups, block, chunk,
+    first, last, x, gy, gw, out, groups, block, chunk,
     depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, turned, acc, total,
 ):  # fmt: skip
     """Items [first, last) of (group, chunk of its channels): gw (C_out, C_in/G, K) from all images and positions.
@@ -190,6 +189,8 @@ def correlate(  # type: ignore[no-untyped-def]
         channels = (group * c_in + c, group * c_in + c + count)
         wide = -(-count // width) * width
         total[: taps * high * wide] = 0
+        acc[: taps * high * wide] = 0
+        summed = 0
         for n in range(x.shape[0]):
             for od in range(out[0]):
                 for start in range(0, plane, block):
@@ -203,16 +204,21 @@ def correlate(  # type: ignore[no-untyped-def]
                     at = ((n * groups + group) * c_out * out[0] + od) * plane + start
                     for t in range(taps):
                         shift = (tap_plane[t] * length + tap_row[t] * pitch + tap_column[t]) * wide
-                        acc[: high * wide] = 0
+                        sums = acc[t * high * wide : (t + 1) * high * wide]
                         multiply_block(
-                            acc, wide, gy, 0, c_out, out[0] * plane, at, turned, shift, columns, stop - start, wide
+                            sums, wide, gy, 0, c_out, out[0] * plane, at, 1, turned, shift, columns, stop - start, wide
                         )
-                        for j in range(high * wide):
-                            total[t * high * wide + j] += acc[j]
+                    summed += stop - start
+                    if summed >= 1024:  # long sums are made of shorter ones, which keeps their rounding small
+                        for j in range(taps * high * wide):
+                            total[j] += acc[j]
+                        acc[: taps * high * wide] = 0
+                        summed = 0
         for co in range(c_out):
             for ci in range(count):
                 for t in range(taps):
-                    gw[group * c_out + co, c + ci, t] = total[(t * high + co) * wide + ci]
+                    at = (t * high + co) * wide + ci
+                    gw[group * c_out + co, c + ci, t] = total[at] + acc[at]
 
 
 def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
@@ -232,7 +238,7 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
     parts = min(-(-c_out // ROWS), -(-2 * get_num_threads() // max(1, items)))  # of the channels, where items are few
 
     def work(first: int, last: int) -> None:
-        piece = scratch("piece", chunk * t.planes * length + whole, x.dtype)
+        piece = scratch("piece", chunk * t.planes * length + 2 * whole, x.dtype)
         acc = scratch("sums", -(-c_out // ROWS) * ROWS * block, x.dtype)
         columns = np.empty(chunk * prod(g.kernel), np.int64)
         convolve(
@@ -242,30 +248,6 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
         )  # fmt: skip
 
     parallel(work, items * parts, operations / 100)
-
-
-def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
-    """x (N, C_in, D, H, W), w (C_out, C_in/groups, *K) to y (N, C_out, *O)."""
-    y = np.empty((len(x), len(w), *g.output), x.dtype)
-    run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), g, groups)
-    return y
-
-
-def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
-    """gy (N, C_out, D, H, W), w (C_out, C_in/groups, *K) to gx (N, C_in, *I): a convolution for each phase of the pixels."""
-    c_out, c_in = len(w) // groups, w.shape[1]
-    w = w.reshape(groups, c_out, c_in, *g.kernel).swapaxes(1, 2)  # (G, C_in/G, C_out/G, *K)
-    phases = g.transposed_phases()
-    read = all(min(phase.kernel) for phase in phases)
-    gx = (np.empty if read else np.zeros)((len(gy), groups * c_in, *g.size), gy.dtype)
-    strides = element_strides(gx)
-    for phase in phases:
-        if min(phase.kernel):
-            rotated = np.ascontiguousarray(w[(..., *phase.taps)]).reshape(groups * c_in, -1)
-            base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
-            steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
-            run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
-    return gx
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
@@ -283,9 +265,9 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     def work(first: int, last: int) -> None:
         piece = scratch("piece", (chunk + width) * t.planes * longest + width * width, x.dtype)
         turned = scratch("turned", (t.planes * longest + width) * wide, x.dtype)
-        acc, total = scratch("sums", high * wide, x.dtype), scratch("total", taps * high * wide, x.dtype)
+        acc, total = (scratch(name, taps * high * wide, x.dtype) for name in ("sums", "total"))
         correlate(
-            first, last, x, gy.reshape(-1), gw, g.kernel, g.output, groups, block, chunk,
+            first, last, x, gy.reshape(-1), gw, g.output, groups, block, chunk,
             t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
             piece, turned, acc, total,
         )  # fmt: skip

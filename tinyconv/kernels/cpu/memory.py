@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from tinyconv.kernels.arrays import Array, scratch_limit
 
@@ -46,3 +47,12 @@ def scratch(name: str, size: int, dtype: np.dtype[Any]) -> Array:
             _kept.buffers[name] = buffer
     start = -buffer.ctypes.data % _LINE
     return buffer[start : start + size * dtype.itemsize].view(dtype)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc"})  # the sum is 0 or NaN in any order
+def all_finite(a):  # type: ignore[no-untyped-def]
+    """Whether a flat array holds no infinity and no NaN."""
+    total = a.dtype.type(0)
+    for i in range(a.size):
+        total += a[i] * 0
+    return total == 0

@@ -1,21 +1,22 @@
-"""The matrix product that all fast convolutions come down to, on operands that lie in the cache."""
+"""What all fast convolutions come down to: a matrix product of operands in the cache, and bringing those there."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, multiply_tile, transpose_tile
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, multiply_tile, transpose_tile
 
 _three, _two, _one = multiply_tile[3], multiply_tile[2], multiply_tile[1]
+_vector, _half, _quarter = copy_vector[1], copy_vector[2], copy_vector[4]
 
 
 @njit(nogil=True, cache=True)
-def multiply_block(acc, pitch, w, first, last, length, start, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
-    """acc[r, q] += sum over k < terms of w[first + r, start + k] b[shift + columns[k] + q], for q < count, in the order of k.
+def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
+    """acc[r, q] += sum over k < terms of w[(first + r) * length + start + k * along] b[shift + columns[k] + q], q < count.
 
-    On flat arrays: w has rows of ``length``, acc of ``pitch``, at least ROWS * ceil((last - first) / ROWS) of them;
-    columns of acc and b beyond ``count`` are touched up to a whole vector.
+    In the order of k, on flat arrays. acc has rows of ``pitch``, and of them a multiple of ROWS; its columns and those
+    of b beyond ``count`` are touched up to a whole vector.
     """
     width = VECTOR_BYTES // acc.itemsize
     rows = np.empty(ROWS, np.int64)
@@ -27,13 +28,13 @@ def multiply_block(acc, pitch, w, first, last, length, start, b, shift, columns,
         while q < count:
             left = count - q
             if left > 2 * width:
-                _three(acc, at + q, pitch, w, rows, 0, b, shift + q, columns, terms)
+                _three(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
                 q += 3 * width
             elif left > width:
-                _two(acc, at + q, pitch, w, rows, 0, b, shift + q, columns, terms)
+                _two(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
                 q += 2 * width
             else:
-                _one(acc, at + q, pitch, w, rows, 0, b, shift + q, columns, terms)
+                _one(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
                 q += width
 
 
@@ -47,3 +48,23 @@ def transpose(a, length, count, out, wide):  # type: ignore[no-untyped-def]
     for i in range(0, count, width):
         for j in range(0, length, width):
             transpose_tile(out, j * wide + i, wide, a, i * length + j, length)
+
+
+@njit(nogil=True, inline="always")
+def copy_run(out, to, a, at, count):  # type: ignore[no-untyped-def]
+    """out[to + j] = a[at + j] for j < count, on flat arrays: whole vectors, the last of which overlaps the one before."""
+    width = VECTOR_BYTES // a.itemsize
+    half, quarter = width // 2, max(1, width // 4)
+    if count >= width:
+        for j in range(0, count - width, width):
+            _vector(out, to + j, a, at + j)
+        _vector(out, to + count - width, a, at + count - width)
+    elif count >= half:
+        _half(out, to, a, at)
+        _half(out, to + count - half, a, at + count - half)
+    elif count >= quarter:
+        _quarter(out, to, a, at)
+        _quarter(out, to + count - quarter, a, at + count - quarter)
+    else:
+        for j in range(count):
+            out[to + j] = a[at + j]

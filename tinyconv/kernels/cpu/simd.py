@@ -1,4 +1,4 @@
-"""Explicit vectors: the two inner loops that the compiler does not find by itself, built as LLVM instructions.
+"""Explicit vectors: the three inner loops that the compiler does not find by itself, built as LLVM instructions.
 
 ``multiply_tile`` keeps a tile of a matrix product in vector registers while it runs along the sum: each step
 loads a few vectors of one factor, repeats one number of the other in a vector of its own, and does ROWS x vectors
@@ -6,6 +6,8 @@ fused multiply-adds. Nothing goes through memory but what is read once, which is
 the same loops, vectorised by the compiler, reach a third.
 
 ``transpose_tile`` turns a square of LANES x LANES numbers by log2(LANES) rounds of interleaving rows.
+
+``sandwich`` multiplies a small square of vectors by a small constant matrix from both sides.
 
 A vector fills a register: 16 float32 with AVX-512, 8 with AVX2, 4 on other machines. Source of the tile: Goto and
 van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008.
@@ -57,7 +59,7 @@ def _repeat(builder: Any, number: Any, vector: ir.VectorType) -> Any:
 def _multiply_tile(vectors: int) -> Any:
     @intrinsic
     def multiply(
-        typing: Any, acc: Any, at: Any, pitch: Any, a: Any, rows: Any, first: Any, b: Any, shift: Any, cols: Any, n: Any
+        typing: Any, acc: Any, at: Any, pitch: Any, a: Any, rows: Any, along: Any, b: Any, shift: Any, cols: Any, n: Any
     ) -> Any:
         i = types.intp
         signature = types.void(acc, i, i, a, rows, i, b, i, cols, i)
@@ -80,7 +82,7 @@ def _multiply_tile(vectors: int) -> Any:
             start = {place: builder.load(slot, align=size) for place, slot in slots.items()}
             factors = []  # the address of each row of a
             for m in range(ROWS):
-                row = builder.load(builder.gep(rows_p, [builder.add(args[5], _integer(m))]))
+                row = builder.load(builder.gep(rows_p, [_integer(m)]))
                 factors.append(builder.gep(a_p, [row]))
 
             before = builder.block
@@ -95,9 +97,9 @@ def _multiply_tile(vectors: int) -> Any:
                 builder.load(_vector_at(builder, b_p, builder.add(column, _integer(v * width)), vector), align=size)
                 for v in range(vectors)
             ]
-            added = {}
+            added, position = {}, builder.mul(step, args[5])
             for m in range(ROWS):
-                factor = _repeat(builder, builder.load(builder.gep(factors[m], [step])), vector)
+                factor = _repeat(builder, builder.load(builder.gep(factors[m], [position])), vector)
                 for v in range(vectors):
                     added[m, v] = builder.call(fma, [factor, b_v[v], sums[m, v]])
             after = builder.add(step, _integer(1))
@@ -122,9 +124,9 @@ def _multiply_tile(vectors: int) -> Any:
     return multiply
 
 
-#: multiply_tile[vectors](acc, at, pitch, a, rows, first, b, shift, columns, n), on flat arrays:
+#: multiply_tile[vectors](acc, at, pitch, a, rows, along, b, shift, columns, n), on flat arrays:
 #: for m < ROWS and l < vectors * LANES
-#:     acc[at + m*pitch + l] += sum over t < n of a[rows[first + m] + t] * b[shift + columns[t] + l]
+#:     acc[at + m*pitch + l] += sum over t < n of a[rows[m] + t*along] * b[shift + columns[t] + l]
 #: in the order of t. Nothing checks that the indices lie inside.
 multiply_tile = {vectors: _multiply_tile(vectors) for vectors in (1, 2, 3)}
 
@@ -158,3 +160,109 @@ def transpose_tile(typing: Any, out: Any, to: Any, out_pitch: Any, a: Any, at: A
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _copy_vector(part: int) -> Any:
+    @intrinsic
+    def copy(typing: Any, out: Any, to: Any, a: Any, at: Any) -> Any:
+        signature = types.void(out, types.intp, a, types.intp)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            element = context.get_value_type(kinds[0].dtype)
+            size = context.get_abi_sizeof(element)
+            vector = ir.VectorType(element, max(1, lanes(size) // part))
+            out_p, a_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 2))
+            value = builder.load(_vector_at(builder, a_p, args[3], vector), align=size)
+            builder.store(value, _vector_at(builder, out_p, args[1], vector), align=size)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return copy
+
+
+#: copy_vector[part](out, to, a, at), on flat arrays: out[to + j] = a[at + j] for j < LANES / part.
+copy_vector = {part: _copy_vector(part) for part in (1, 2, 4)}
+
+
+@intrinsic
+def prefetch(typing: Any, a: Any, at: Any) -> Any:
+    """Begin to bring a[at] of a flat array into the cache. Harmless where that lies outside."""
+    signature = types.void(a, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        address = builder.gep(_data(context, builder, signature.args[0], args[0]), [args[1]])
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        instruction = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        read, near, data = (ir.Constant(number, value) for value in (0, 3, 1))
+        builder.call(instruction, [builder.bitcast(address, byte), read, near, data])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def sandwich(*factors: Any) -> Any:
+    """A function f(out, to, row, column, a, at, a_row, a_column) that computes T A T^t, T the product of ``factors``.
+
+    A and the result are squares of vectors on flat arrays: element (i, j) is the vector at ``to + i*row + j*column``. Only
+    what is not zero in the constant factors, the last of which is applied first, costs an operation.
+    """
+
+    @intrinsic
+    def multiply(
+        typing: Any, out: Any, to: Any, row: Any, column: Any, a: Any, at: Any, a_row: Any, a_column: Any
+    ) -> Any:
+        i = types.intp
+        signature = types.void(out, i, i, i, a, i, i, i)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            element = context.get_value_type(kinds[0].dtype)
+            size = context.get_abi_sizeof(element)
+            vector = ir.VectorType(element, lanes(size))
+            out_p, a_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 4))
+            name = f"llvm.fmuladd.v{vector.count}f{8 * size}"
+            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+
+            def slot(pointer: Any, first: Any, row: Any, column: Any, i: int, j: int) -> Any:
+                offset = builder.add(builder.mul(row, _integer(i)), builder.mul(column, _integer(j)))
+                return _vector_at(builder, pointer, builder.add(first, offset), vector)
+
+            def combined(weights: Any, vectors: Any) -> Any:
+                """The sum of weight times vector."""
+                total = None
+                for weight, v in sorted(zip(weights, vectors), key=lambda pair: abs(abs(pair[0]) - 1)):
+                    if weight == 0:
+                        continue
+                    if abs(weight) == 1 and total is not None:
+                        total = (builder.fadd if weight > 0 else builder.fsub)(total, v)
+                        continue
+                    constant = ir.Constant(vector, [float(weight)] * vector.count)
+                    if total is not None:
+                        total = builder.call(fma, [constant, v, total])
+                    else:
+                        total = v if weight == 1 else builder.fmul(constant, v)
+                return total
+
+            size_in, size_out = len(factors[-1][0]), len(factors[0])
+            square = [
+                [builder.load(slot(a_p, args[5], args[6], args[7], i, j), align=size) for j in range(size_in)]
+                for i in range(size_in)
+            ]
+            for _ in range(2):  # the columns, then, turned, the rows
+                turned = []
+                for column in zip(*square):
+                    for factor in reversed(factors):
+                        column = [combined(weights, column) for weights in factor]
+                    turned.append(column)
+                square = turned
+            for i in range(size_out):
+                for j in range(size_out):
+                    builder.store(square[i][j], slot(out_p, args[1], args[2], args[3], i, j), align=size)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return multiply
