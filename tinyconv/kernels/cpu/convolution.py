@@ -1,86 +1,98 @@
-"""The convolution triangle on the CPU: which algorithm, and on what."""
+"""The convolution triangle on the CPU: volumes for every rank, and the algorithm that ``choice`` says."""
 
 from __future__ import annotations
 
-import os
 from math import prod
+from typing import Any
 
 import numpy as np
+from numba import njit
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels import im2col
 from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.cpu import direct, tiled, winograd
-from tinyconv.kernels.cpu.memory import element_strides, plain
+from tinyconv.kernels.choice import choose
+from tinyconv.kernels.cpu import depthwise, direct, tiled, winograd
+from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
 
-ALGO = os.environ.get("ALGO")
-
-
-def _volumes(a: Array, g: Geometry) -> Array:
-    """(N, C, *I) as (N, C, D, H, W), axes of size 1 in front."""
-    return plain(a).reshape(*a.shape[:2], *(1,) * (3 - g.rank), *a.shape[2:])
+_RUN = {"direct": direct.run, "depthwise": direct.run, "tiled": tiled.run}
 
 
-def _lifted(g: Geometry) -> Geometry:
-    """The same windows with three axes."""
+def _volumes(g: Geometry) -> Geometry:
+    """The same windows with three axes. Where they are single pixels, all of them in order, with one axis that is long."""
+    if prod(g.kernel) == 1 and g.output == g.size and max(g.stride) == 1 and g.padding == ((0, 0),) * g.rank:
+        line = (1, 1, prod(g.size))
+        return Geometry(line, (1, 1, 1), (1, 1, 1), ((0, 0),) * 3, (1, 1, 1), line)
     while g.rank < 3:
         g = g.lifted()
     return g
 
 
-def choose(face, x, c_out, g, groups):
-    if ALGO: return ALGO
-    return "direct"
-
-
 def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O)."""
-    output, (x, w, g) = g.output, (_volumes(x, g), _volumes(w, g), _lifted(g))
-    name = choose("f", x, len(w), g, groups)
-    if name.startswith("wino"):
-        y = winograd.conv(x, w, g, int(name[4:]))
-        if y is not None:
-            return y.reshape(*y.shape[:2], *output)
-        name = "direct"
-    y = np.empty((len(x), len(w), *g.output), x.dtype)
-    (tiled if name == "tiled" else direct).run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), g, groups)
-    return y.reshape(*y.shape[:2], *output)
+    v = _volumes(g)
+    x, w = plain(x).reshape(*x.shape[:2], *v.size), plain(w).reshape(*w.shape[:2], *v.kernel)
+    algorithm = choose("conv", v, len(x), x.shape[1], len(w), groups, x.dtype).algorithm
+    y = winograd.conv(x, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
+    if y is None:
+        y = np.empty((len(x), len(w), *v.output), x.dtype)
+        run = _RUN.get(algorithm, direct.run)
+        run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), v, groups)
+    return y.reshape(*y.shape[:2], *g.output)
 
 
 def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
-    """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I): a convolution for each phase of the pixels."""
-    if not np.isfinite(w).all():  # beyond the border zeros would meet an infinite weight, where the definition has no product
+    """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I)."""
+    v = _volumes(g)
+    flat = plain(w).reshape(-1)
+    if not all_finite(flat):  # beyond the border, zeros would meet an infinite weight where the definition has no product
         return im2col.conv_input(gy, w, g, groups)
-    size, (gy, w, g) = g.size, (_volumes(gy, g), _volumes(w, g), _lifted(g))
-    name = choose("x", gy, len(w), g, groups)
-    if name.startswith("wino"):
-        gx = winograd.conv_input(gy, w, g, int(name[4:]))
-        if gx is not None:
-            return gx.reshape(*gx.shape[:2], *size)
-        name = "direct"
+    gy, w = plain(gy).reshape(*gy.shape[:2], *v.output), flat.reshape(*w.shape[:2], *v.kernel)
+    algorithm = choose("conv_input", v, len(gy), w.shape[1] * groups, len(w), groups, gy.dtype).algorithm
+    gx = winograd.conv_input(gy, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
+    if gx is None:
+        gx = _gather_input(gy, w, v, groups, _RUN.get(algorithm, direct.run))
+    return gx.reshape(*gx.shape[:2], *g.size)
+
+
+def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Array:
+    """The input gradient as a convolution of gy for each phase of the pixels, with some of the taps, rotated."""
     c_out, c_in = len(w) // groups, w.shape[1]
-    w = w.reshape(groups, c_out, c_in, *g.kernel).swapaxes(1, 2)  # (G, C_in/G, C_out/G, *K)
     phases = g.transposed_phases()
     read = all(min(phase.kernel) for phase in phases)
     gx = (np.empty if read else np.zeros)((len(gy), groups * c_in, *g.size), gy.dtype)
     strides = element_strides(gx)
+    tap_numbers = np.arange(prod(g.kernel)).reshape(g.kernel)
     for phase in phases:
         if min(phase.kernel):
-            rotated = np.ascontiguousarray(w[(..., *phase.taps)]).reshape(groups * c_in, -1)
+            taps = tap_numbers[phase.taps].reshape(-1)
+            rotated = np.empty((groups * c_in, c_out * len(taps)), w.dtype)
+            exchange_channels(w.reshape(groups, c_out, c_in, -1), taps, rotated.reshape(groups, c_in, c_out, -1))
             base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
             steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
-            (tiled if name == "tiled" else direct).run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
-    return gx.reshape(*gx.shape[:2], *size)
+            run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
+    return gx
+
+
+@njit(nogil=True, cache=True)
+def exchange_channels(w, taps, out):  # type: ignore[no-untyped-def]
+    """out[g, ci, co, t] = w[g, co, ci, taps[t]], a few rows of both at a time."""
+    for g in range(w.shape[0]):
+        for first in range(0, w.shape[2], 16):
+            for co in range(w.shape[1]):
+                for ci in range(first, min(first + 16, w.shape[2])):
+                    for t in range(taps.size):
+                        out[g, ci, co, t] = w[g, co, ci, taps[t]]
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
-    kernel, (x, gy, g) = g.kernel, (_volumes(x, g), _volumes(gy, g), _lifted(g))
-    name = choose("w", x, gy.shape[1], g, groups)
-    if name.startswith("wino"):
-        gw = winograd.conv_weight(x, gy, g, int(name[4:]))
-        if gw is not None:
-            return gw.reshape(*gw.shape[:2], *kernel)
-        name = "direct"
-    gw = (tiled if name == "tiled" else direct).conv_weight(x, gy, g, groups)
-    return gw.reshape(*gw.shape[:2], *kernel)
+    v = _volumes(g)
+    x, gy = plain(x).reshape(*x.shape[:2], *v.size), plain(gy).reshape(*gy.shape[:2], *v.output)
+    algorithm = choose("conv_weight", v, len(x), x.shape[1], gy.shape[1], groups, x.dtype).algorithm
+    gw = winograd.conv_weight(x, gy, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
+    if gw is None and algorithm == "depthwise":
+        gw = depthwise.conv_weight(x, gy, v)
+    if gw is None:
+        gw = (tiled if algorithm == "tiled" else direct).conv_weight(x, gy, v, groups)
+    return gw.reshape(*gw.shape[:2], *g.kernel)

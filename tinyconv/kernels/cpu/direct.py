@@ -230,16 +230,17 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
     c_in, c_out = x.shape[1] // groups, len(w) // groups
     whole = 3 * VECTOR_BYTES // x.itemsize  # positions of a tile
     positions = (g.output[1] - 1) * t.pitch + g.output[2]
-    block = max(1, min(_SUMS // x.itemsize // c_out, positions + whole - 1) // whole) * whole
+    block = min(-(-positions // whole), max(2, _SUMS // x.itemsize // min(c_out, 512) // whole)) * whole
     length = block + t.reach
     chunk = max(1, min(c_in, _PIECE // x.itemsize // (length * t.planes)))
     items = len(x) * groups * g.output[0] * -(-positions // block)
     operations = 2 * len(x) * len(w) * c_in * prod(g.kernel) * prod(g.output)
-    parts = min(-(-c_out // ROWS), -(-2 * get_num_threads() // max(1, items)))  # of the channels, where items are few
+    # The channels are divided where they are many, or items fewer than threads.
+    parts = min(-(-c_out // ROWS), max(-(-c_out // 512), -(-2 * get_num_threads() // max(1, items))))
 
     def work(first: int, last: int) -> None:
-        piece = scratch("piece", chunk * t.planes * length + 2 * whole, x.dtype)
-        acc = scratch("sums", -(-c_out // ROWS) * ROWS * block, x.dtype)
+        piece = scratch("piece", chunk * t.planes * length, x.dtype)
+        acc = scratch("sums", (-(-c_out // ROWS // parts) + 1) * ROWS * block, x.dtype)
         columns = np.empty(chunk * prod(g.kernel), np.int64)
         convolve(
             first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, chunk, parts,
@@ -263,7 +264,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     items = groups * -(-c_in // chunk)
 
     def work(first: int, last: int) -> None:
-        piece = scratch("piece", (chunk + width) * t.planes * longest + width * width, x.dtype)
+        piece = scratch("piece", (chunk + width) * t.planes * longest, x.dtype)
         turned = scratch("turned", (t.planes * longest + width) * wide, x.dtype)
         acc, total = (scratch(name, taps * high * wide, x.dtype) for name in ("sums", "total"))
         correlate(

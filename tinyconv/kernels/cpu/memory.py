@@ -11,6 +11,7 @@ from numba import njit
 from tinyconv.kernels.arrays import Array, scratch_limit
 
 _LINE = 64  # bytes of a cache line
+_SLACK = 1024  # bytes beyond the end that a kernel may touch: it works on whole vectors, eight at most
 
 
 def plain(a: Array) -> Array:
@@ -36,10 +37,10 @@ _kept = _Kept()
 def scratch(name: str, size: int, dtype: np.dtype[Any]) -> Array:
     """A flat array of this thread with whatever is in it, at the beginning of a cache line.
 
-    The same memory comes again under the same ``name``, so a name has one user at a time. A thread keeps at most
+    Some numbers beyond its end may be touched by whole vectors. The same memory comes again under the same ``name``, so a name has one user at a time. A thread keeps at most
     ``scratch_limit()`` bytes a name.
     """
-    wanted = size * dtype.itemsize + _LINE
+    wanted = size * dtype.itemsize + _LINE + _SLACK
     buffer = _kept.buffers.get(name)
     if buffer is None or buffer.nbytes < wanted:
         buffer = np.empty(wanted, np.uint8)

@@ -7,7 +7,8 @@ from numba import njit
 
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, multiply_tile, transpose_tile
 
-_three, _two, _one = multiply_tile[3], multiply_tile[2], multiply_tile[1]
+_three, _two, _one = multiply_tile[ROWS, 3], multiply_tile[ROWS, 2], multiply_tile[ROWS, 1]
+_row_of_eight, _row_of_one = multiply_tile[1, 8], multiply_tile[1, 1]
 _vector, _half, _quarter = copy_vector[1], copy_vector[2], copy_vector[4]
 
 
@@ -16,10 +17,21 @@ def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, c
     """acc[r, q] += sum over k < terms of w[(first + r) * length + start + k * along] b[shift + columns[k] + q], q < count.
 
     In the order of k, on flat arrays. acc has rows of ``pitch``, and of them a multiple of ROWS; its columns and those
-    of b beyond ``count`` are touched up to a whole vector.
+    of b beyond ``count`` are touched: up to a whole vector, or seven more where there is one row only.
     """
     width = VECTOR_BYTES // acc.itemsize
     rows = np.empty(ROWS, np.int64)
+    if last - first == 1:  # a depthwise convolution: long tiles of one row
+        rows[0] = first * length + start
+        q = 0
+        while q < count:
+            if count - q > 4 * width:
+                _row_of_eight(acc, q, pitch, w, rows, along, b, shift + q, columns, terms)
+                q += 8 * width
+            else:
+                _row_of_one(acc, q, pitch, w, rows, along, b, shift + q, columns, terms)
+                q += width
+        return
     for r in range(first, last, ROWS):
         for m in range(ROWS):
             rows[m] = min(r + m, last - 1) * length + start  # rows beyond the last are computed and never looked at

@@ -1,7 +1,7 @@
 """Explicit vectors: the three inner loops that the compiler does not find by itself, built as LLVM instructions.
 
 ``multiply_tile`` keeps a tile of a matrix product in vector registers while it runs along the sum: each step
-loads a few vectors of one factor, repeats one number of the other in a vector of its own, and does ROWS x vectors
+loads a few vectors of one factor, repeats one number of the other in a vector of its own, and does rows x vectors
 fused multiply-adds. Nothing goes through memory but what is read once, which is why it reaches the peak of a core where
 the same loops, vectorised by the compiler, reach a third.
 
@@ -56,7 +56,7 @@ def _repeat(builder: Any, number: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
-def _multiply_tile(vectors: int) -> Any:
+def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
     @intrinsic
     def multiply(
         typing: Any, acc: Any, at: Any, pitch: Any, a: Any, rows: Any, along: Any, b: Any, shift: Any, cols: Any, n: Any
@@ -74,14 +74,14 @@ def _multiply_tile(vectors: int) -> Any:
             fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
             acc_p, a_p, rows_p, b_p, cols_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 3, 4, 6, 8))
             b_p = builder.gep(b_p, [args[7]])
-            places = [(m, v) for m in range(ROWS) for v in range(vectors)]
+            places = [(m, v) for m in range(rows_of_tile) for v in range(vectors)]
             slots = {}
             for m, v in places:
                 offset = builder.add(args[1], builder.add(builder.mul(args[2], _integer(m)), _integer(v * width)))
                 slots[m, v] = _vector_at(builder, acc_p, offset, vector)
             start = {place: builder.load(slot, align=size) for place, slot in slots.items()}
             factors = []  # the address of each row of a
-            for m in range(ROWS):
+            for m in range(rows_of_tile):
                 row = builder.load(builder.gep(rows_p, [_integer(m)]))
                 factors.append(builder.gep(a_p, [row]))
 
@@ -98,7 +98,7 @@ def _multiply_tile(vectors: int) -> Any:
                 for v in range(vectors)
             ]
             added, position = {}, builder.mul(step, args[5])
-            for m in range(ROWS):
+            for m in range(rows_of_tile):
                 factor = _repeat(builder, builder.load(builder.gep(factors[m], [position])), vector)
                 for v in range(vectors):
                     added[m, v] = builder.call(fma, [factor, b_v[v], sums[m, v]])
@@ -124,11 +124,11 @@ def _multiply_tile(vectors: int) -> Any:
     return multiply
 
 
-#: multiply_tile[vectors](acc, at, pitch, a, rows, along, b, shift, columns, n), on flat arrays:
-#: for m < ROWS and l < vectors * LANES
+#: multiply_tile[rows, vectors](acc, at, pitch, a, rows, along, b, shift, columns, n), on flat arrays:
+#: for m < rows and l < vectors * LANES
 #:     acc[at + m*pitch + l] += sum over t < n of a[rows[m] + t*along] * b[shift + columns[t] + l]
 #: in the order of t. Nothing checks that the indices lie inside.
-multiply_tile = {vectors: _multiply_tile(vectors) for vectors in (1, 2, 3)}
+multiply_tile = {shape: _multiply_tile(*shape) for shape in ((ROWS, 3), (ROWS, 2), (ROWS, 1), (1, 8), (1, 1))}
 
 
 @intrinsic

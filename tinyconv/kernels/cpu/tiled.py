@@ -22,7 +22,7 @@ from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.direct import lay_piece, tables
 from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import copy_run, multiply_block, transpose
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, prefetch
 from tinyconv.kernels.cpu.threads import get_num_threads, parallel
 
 _vector = copy_vector[1]
@@ -62,7 +62,7 @@ def convolve(  # type: ignore[no-untyped-def]
     depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, columns, acc,
 ):  # fmt: skip
     """Items [first, last) of (group, block of positions, part of the channels); arguments as in direct.convolve."""
-    taps, plane = tap_plane.size, out[1] * out[2]
+    taps, plane, width = tap_plane.size, out[1] * out[2], VECTOR_BYTES // x.itemsize
     c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
     positions = x.shape[0] * out[0] * plane
     blocks = -(-positions // block)
@@ -102,6 +102,8 @@ def convolve(  # type: ignore[no-untyped-def]
                 to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2] + oh * strides[3]
                 source = (co - co_first) * block + position - start
                 if strides[4] == 1:
+                    for j in range(0, wide, width):
+                        prefetch(y, to + ow + strides[1] + j)
                     copy_run(y, to + ow, acc, source, wide)
                 else:
                     for j in range(wide):
@@ -165,17 +167,18 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
     width = VECTOR_BYTES // x.itemsize
     whole = 3 * width  # positions of a tile
     positions = len(x) * prod(g.output)
-    block = max(1, min(_SUMS // x.itemsize // c_out, 384, positions + whole - 1) // whole) * whole
+    block = min(-(-positions // whole), 384 // whole, max(2, _SUMS // x.itemsize // min(c_out, 512) // whole)) * whole
     row_length = block + width
     chunk = max(1, min(c_in, _COLUMNS // x.itemsize // (row_length * taps)))
     items = groups * -(-positions // block)
-    parts = min(-(-c_out // ROWS), -(-2 * get_num_threads() // max(1, items)))  # of the channels, where items are few
+    # The channels are divided where they are many, or items fewer than threads.
+    parts = min(-(-c_out // ROWS), max(-(-c_out // 512), -(-2 * get_num_threads() // max(1, items))))
     length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + g.output[2] + t.reach
 
     def work(first: int, last: int) -> None:
-        piece = scratch("piece", chunk * t.planes * length + width, x.dtype)
+        piece = scratch("piece", chunk * t.planes * length, x.dtype)
         columns = scratch("columns", chunk * taps * row_length, x.dtype)
-        acc = scratch("sums", -(-c_out // ROWS) * ROWS * block, x.dtype)
+        acc = scratch("sums", (-(-c_out // ROWS // parts) + 1) * ROWS * block, x.dtype)
         convolve(
             first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, row_length, chunk, parts,
             t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
@@ -198,7 +201,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + g.output[2] + t.reach
 
     def work(first: int, last: int) -> None:
-        piece = scratch("piece", chunk * t.planes * length + width, x.dtype)
+        piece = scratch("piece", chunk * t.planes * length, x.dtype)
         columns = scratch("columns", wide * row_length, x.dtype)
         turned = scratch("turned", row_length * wide, x.dtype)
         acc, total = scratch("sums", high * wide, x.dtype), scratch("total", high * wide, x.dtype)

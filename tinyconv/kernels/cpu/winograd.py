@@ -219,11 +219,6 @@ def transform_gradient(first, last, m, summed, depths, padded, wide, gw):  # typ
 # Calls
 
 
-def fits(g: Geometry, groups: int) -> bool:
-    """Whether the windows are 3x3 on the last two axes, of stride 1, without dilation or groups."""
-    return groups == 1 and g.kernel[1:] == (3, 3) and max(g.stride) == 1 and max(g.dilation[1:]) == 1
-
-
 def _tiles(g: Geometry, m: int) -> tuple[int, int, int]:
     return g.output[0], -(-g.output[1] // m), -(-g.output[2] // m)
 
