@@ -140,12 +140,13 @@ def graph(
     if not tensors:
         raise ValueError("graph: y holds no tensor; give the output of an operator or of a network.")
     known = dict(names.named_parameters()) if isinstance(names, nn.Module) else dict(names or {})
-    reader = _Reader({id(t): name for name, t in known.items()}, set(known) if isinstance(names, nn.Module) else set())
+    reader = _Reader({id(t): name for name, t in known.items()})
     entries = _sources_first(tensors)
-    if len(entries) + len(tensors) > max_nodes:
+    count = len(entries) + len(tensors)
+    if count > max_nodes:
         raise ValueError(
-            f"graph: the tape behind y has {len(entries) + len(tensors):,} nodes, more than max_nodes={max_nodes}. Draw "
-            "a part of the network, or one step of the loop; or give graph a larger max_nodes."
+            f"graph: the tape behind y has {count:,} nodes, more than max_nodes={max_nodes}. Draw a part of the "
+            "network, or one step of the loop; or give graph a larger max_nodes."
         )
     for entry in entries:
         reader.add(entry)
@@ -204,8 +205,8 @@ def _sources_first(tensors: list[Tensor]) -> list[Any]:
 class _Reader:
     """Turns entries of the tape, each after its sources, into nodes and edges."""
 
-    def __init__(self, names: dict[int, str], parameters: set[str]) -> None:
-        self.names, self.parameters = names, parameters
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names  # by the ids of tensors
         self.nodes: list[GraphNode] = []
         self.edges: list[GraphEdge] = []
         self.numbers: dict[int, int] = {}
@@ -262,14 +263,12 @@ class _Layout:
     """Where everything stands, in pixels. Each node has a slot: its box, and below it the shapes of its results."""
 
     def __init__(self, graph: Graph) -> None:
-        self.lines = {n.number: [n.name, *([n.detail] if n.detail else []), *(["freed"] if n.freed else [])]
-                      for n in graph.nodes}  # fmt: skip
+        self.lines = [[n.name, *filter(None, (n.detail, "freed" if n.freed else ""))] for n in graph.nodes]
         self.used: dict[int, dict[int, Sizes]] = {n.number: {} for n in graph.nodes}  # results that flow on
         for edge in graph.edges:
             self.used[edge.source][edge.result] = edge.shape
-        self.labels = [_text_width([_by(shape)]) for shape in (edge.shape for edge in graph.edges)]
         arriving = [sum(edge.target == n.number for edge in graph.edges) for n in graph.nodes]
-        self.box = [max(_text_width(self.lines[n.number]) + 16, _PORT * (arriving[n.number] + 1)) for n in graph.nodes]
+        self.box = [max(_text_width(lines) + 16, _PORT * (count + 1)) for lines, count in zip(self.lines, arriving)]
         below = [sum(_text_width([_by(shape)]) + 8 for shape in self.used[n.number].values()) for n in graph.nodes]
         plan = draw([max(*both) for both in zip(self.box, below)], [(e.source, e.target) for e in graph.edges])
         self.width = plan.width
@@ -304,26 +303,23 @@ class _Layout:
 
     def _route(self, graph: Graph, plan: Drawing) -> list[list[tuple[float, float]]]:
         """Each edge as points: straight down through rows, and sideways only where no box stands, between them."""
-        before = [
-            bends[-1] if bends else self.leaving[e.source][e.result] for e, bends in zip(graph.edges, plan.bends)
-        ]
-        arrive: list[float] = [0.0] * len(graph.edges)
-        for node in graph.nodes:  # edges enter a box in the order in which they come, so that they do not cross there
-            mine = sorted((i for i, e in enumerate(graph.edges) if e.target == node.number), key=before.__getitem__)
-            half = self.box[node.number] / 2 - 6
-            ports = spread([before[i] for i in mine], [_PORT] * (len(mine) - 1), [1.0] * len(mine),
-                           self.x[node.number] - half, self.x[node.number] + half) if mine else []  # fmt: skip
+        leave = [self.leaving[edge.source][edge.result] for edge in graph.edges]
+        before = [bends[-1] if bends else x for x, bends in zip(leave, plan.bends)]
+        arrive = [0.0] * len(graph.edges)
+        for number, (x, width) in enumerate(zip(self.x, self.box)):
+            # Edges enter a box in the order in which they come, so that they do not cross there.
+            mine = sorted((i for i, e in enumerate(graph.edges) if e.target == number), key=before.__getitem__)
+            wanted = [before[i] for i in mine]
+            ports = spread(wanted, [_PORT] * (len(mine) - 1), [1.0] * len(mine), x - width / 2 + 6, x + width / 2 - 6)
             for i, at in zip(mine, ports):
                 arrive[i] = at
         paths = []
-        for place, (edge, bends) in enumerate(zip(graph.edges, plan.bends)):
+        for i, (edge, bends) in enumerate(zip(graph.edges, plan.bends)):
             row = self.row[edge.source]
-            leave = self.leaving[edge.source][edge.result]
-            points = [(leave, self.top[row] + self.height(edge.source)), (leave, self._floor(row))]
+            points = [(leave[i], self.top[row] + self.height(edge.source)), (leave[i], self._floor(row))]
             for step, at in enumerate(bends, row + 1):
                 points += [(at, self.top[step]), (at, self._floor(step))]
-            last = self.row[edge.target]
-            paths.append([*points, (arrive[place], self.top[last])])
+            paths.append([*points, (arrive[i], self.top[self.row[edge.target]])])
         return paths
 
     def _floor(self, row: int) -> float:
