@@ -44,6 +44,7 @@ CASES = {
     "max_pool2d": (F.max_pool2d, (whole(1, 2, 5, 5), 3, 2, 1), {}),
     "avg_pool2d": (F.avg_pool2d, (whole(1, 1, 5, 5), 2, 2, 1), {"ceil_mode": True}),
     "unfold": (F.unfold, (whole(1, 2, 4, 3), 2), {"padding": (0, 1)}),
+    "fold": (F.fold, (whole(2, 8, 12), (4, 3), 2), {"padding": (0, 1)}),
 }
 
 
@@ -122,6 +123,16 @@ def test_gradients_are_those_of_torch() -> None:
             assert float(shown[gid].replace("−", "-")) == gradient[at].item()
     with pytest.raises(ValueError, match="made with another g"):
         t.plot(t.at(input=(0, 0, 1, 1), g=g))
+
+
+def test_a_gradient_of_the_input_has_no_padding() -> None:
+    t = guide()
+    for by, hatched in (("output", 24), ("input", 0), ("weight", 24)):
+        figure = t.plot(t.at(**{by: (0, 0, 1, 1)}))
+        assert sum(bool(patch.get_hatch()) for patch in figure.axes[0].patches) == hatched, by  # 7 * 7 - 5 * 5
+        assert ("padding" in next(text.get_text() for text in figure.axes[0].texts if "=" in text.get_text())) == (
+            hatched > 0
+        )
 
 
 def test_the_guide_with_its_equation_and_its_factors() -> None:
