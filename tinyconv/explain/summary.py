@@ -21,8 +21,8 @@ class Layer:
     """One call of a layer.
 
     ``settings``: kernel, stride, padding, dilation and groups, '' where it has none. ``multiply_adds``: one a product,
-    those with padding included. ``memory``: bytes of the output. ``field``: size of the receptive field on each axis (of
-    the largest one, behind a transposed convolution), () behind what sees the whole image.
+    those with padding included. ``memory``: bytes of the output. ``field``: size of the receptive field on each axis,
+    of the largest one behind a transposed convolution, () behind what sees the whole image.
     """
 
     name: str
