@@ -308,9 +308,10 @@ def test_the_text_fits_80_columns_names_every_node_and_can_be_ascii(make: Callab
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def rectangles(root: ET.Element) -> tuple[dict[int, Box], list[Box]]:
-    """The boxes by their node, and the grounds of the shapes."""
-    boxes, grounds = {}, []
+def rectangles(root: ET.Element) -> tuple[dict[int, Box], list[tuple[int, Box]]]:
+    """The boxes by their node, and the grounds of the shapes with their node."""
+    boxes: dict[int, Box] = {}
+    grounds: list[tuple[int, Box]] = []
     for group in root.iter(f"{SVG}g"):
         if group.get("data-node") is not None:
             first, *rest = (
@@ -318,8 +319,9 @@ def rectangles(root: ET.Element) -> tuple[dict[int, Box], list[Box]]:
                 for r in group.iter(f"{SVG}rect")
                 for x, y in [(float(r.get("x", 0)), float(r.get("y", 0)))]
             )
-            boxes[int(group.get("data-node", -1))] = first
-            grounds += rest
+            number = int(group.get("data-node", -1))
+            boxes[number] = first
+            grounds += [(number, box) for box in rest]
     return boxes, grounds
 
 
@@ -348,12 +350,13 @@ def check_picture(graph: explain.Graph) -> None:
     root = ET.fromstring(graph._repr_svg_())
     boxes, grounds = rectangles(root)
     assert set(boxes) == {node.number for node in graph.nodes}
-    for one, other in itertools.combinations([*boxes.values(), *grounds], 2):
+    rectangular = [*boxes.values(), *(box for _, box in grounds)]
+    for one, other in itertools.combinations(rectangular, 2):
         assert apart(one, other), (one, other)
     width, height = float(root.get("width", 0)), float(root.get("height", 0))
     move = next(g.get("transform", "") for g in root.iter(f"{SVG}g") if g.get("transform"))
     shift = [float(number) for number in re.findall(r"-?[\d.]+", move)]
-    for box in [*boxes.values(), *grounds]:
+    for box in rectangular:
         assert 0 <= box[0] + shift[0] and box[2] + shift[0] <= width
         assert 0 <= box[1] + shift[1] and box[3] + shift[1] <= height
     edges = [group for group in root.iter(f"{SVG}g") if group.get("class") == "edge"]
@@ -366,7 +369,8 @@ def check_picture(graph: explain.Graph) -> None:
         assert points[-1][1] == pytest.approx(boxes[target][1], abs=0.2), "enters at the top"
         assert all(box[0] <= x <= box[2] for x, _, box in ends)
         for x, y in points:
-            inside = [n for n, b in boxes.items() if b[0] < x < b[2] and b[1] + 0.2 < y < b[3] - 0.2]
+            solid = [*boxes.items(), *((n, box) for n, box in grounds if n != source)]  # a shape stands on its own line
+            inside = [n for n, b in solid if b[0] < x < b[2] and b[1] + 0.2 < y < b[3] - 0.2]
             assert not inside, f"the edge {source} to {target} runs through {inside}"
             assert 0 <= x + shift[0] <= width
 
@@ -374,6 +378,14 @@ def check_picture(graph: explain.Graph) -> None:
 @pytest.mark.parametrize("model, size", [(LeNet5(), 28), (UNet(base=2, levels=3), 16), (residual(nn, F), 9)])
 def test_no_box_overlaps_and_no_edge_runs_through_a_box(model: Any, size: int) -> None:
     check_picture(explain.graph(model(tc.zeros(1, 1, size, size, requires_grad=True)), model))
+
+
+def test_long_edges_of_a_second_derivative_run_through_no_box() -> None:
+    model, x = LeNet5(), tc.zeros(1, 1, 28, 28, requires_grad=True)
+    (gx,) = tc.grad((model(x) ** 2).sum(), x, create_graph=True)
+    graph = explain.graph([gx, (gx * gx).sum()], model)
+    assert max(e.target - e.source for e in graph.edges) > 50
+    check_picture(graph)
 
 
 def test_the_picture_has_alternative_text_and_letters_of_enough_contrast(tmp_path: Path) -> None:

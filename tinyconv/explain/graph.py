@@ -242,7 +242,8 @@ def _detail(node: Any) -> str:
         usual["groups"] = ((getattr(node, "groups", 1),), "1")
         shown = {name: _by(sizes[:1] if len(set(sizes)) == 1 else sizes) for name, (sizes, _) in usual.items()}
         return ", ".join([*parts, *(f"{name} {value}" for name, value in shown.items() if value != usual[name][1])])
-    return ", ".join(f"{name} {_plain(getattr(node, name))}" for name in _SETTINGS if hasattr(node, name))
+    settings = {name: getattr(node, name, ()) for name in _SETTINGS}
+    return ", ".join(f"{name} {_plain(value)}" for name, value in settings.items() if value != ())
 
 
 def _plain(value: Any) -> str:
