@@ -548,3 +548,4 @@ def test_wrong_calls_are_refused_with_a_sentence(
     for part in named:
         assert part in str(caught.value)
     assert (kernels.table(), kernels.scratch_limit()) == before
+
