@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from test_explain_trace import transposed
 from tinyconv import Tensor, explain, nn
 from tinyconv import functional as F
+from tinyconv.geometry import PhasedField
 
 COVERED = {1: 50, 2: 287, 6: 1148, 14: 1148, 15: 3064}  # settings with i <= 12, k <= 5, s <= 4, p <= 4, d <= 3
 
@@ -163,7 +167,70 @@ def test_fields_that_have_no_size_are_refused() -> None:
     with pytest.raises(ValueError, match="Sequential does not end in windows"):
         explain.receptive_field(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(36, 2)), (1, 1, 8, 8))
     with pytest.raises(ValueError, match="Sequential does not end in windows"):
-        explain.receptive_field(nn.Sequential(nn.ConvTranspose2d(1, 1, 2, 2)), (1, 1, 8, 8))
+        explain.receptive_field(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Upsample(scale_factor=2)), (1, 1, 8, 8))
+    with pytest.raises(ValueError, match="Strides does not end in windows"):
+        explain.receptive_field(Strides(), (1, 1, 8))
+
+
+class Strides(nn.Module):
+    """Two branches that move on at different paces have no field of one size: it grows along the signal."""
+
+    def forward(self, x: Any) -> Any:
+        return F.avg_pool1d(x, 2) + F.avg_pool1d(x, 5, 1)
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> list[tuple[str, dict[str, int]]]:
+    """Layers down and up again in any order, on one axis."""
+    layers: list[tuple[str, dict[str, int]]] = []
+    for _ in range(draw(st.integers(1, 4))):
+        kernel, stride, dilation = (draw(st.integers(1, most)) for most in (4, 3, 2))
+        padding = draw(st.integers(0, (kernel - 1) * dilation))
+        name = draw(st.sampled_from(["Conv1d", "ConvTranspose1d"]))
+        layers.append((name, {"kernel_size": kernel, "stride": stride, "padding": padding, "dilation": dilation}))
+    return layers
+
+
+@given(chains())
+def test_the_field_behind_transposed_layers_is_the_region_with_a_gradient(
+    chain: list[tuple[str, dict[str, int]]],
+) -> None:
+    """Every unit, away from the ends of the signal: all weights are one, so what is seen has a gradient."""
+    n = 96
+    assume(np.prod([options["stride"] for name, options in chain if name == "Conv1d"]) <= 9)  # all phases are inside
+    ours = nn.Sequential(*(getattr(nn, name)(1, 1, **options) for name, options in chain))
+    field = explain.receptive_field(ours, (1, 1, n))
+    assume(0 < field.size <= 24)
+    theirs = torch.nn.Sequential(*(getattr(torch.nn, name)(1, 1, bias=False, **options) for name, options in chain))
+    for parameter in theirs.parameters():
+        torch.nn.init.ones_(parameter)
+    x = torch.ones(1, 1, n, requires_grad=True)
+    y = theirs(x)[0, 0]
+    spans = {o: field.pixels(o) for o in range(len(y))}
+    inside = [o for o, span in spans.items() if span is not None and 30 <= span[0] and span[1] < 66]
+    sizes = []
+    for o in range(inside[0], inside[-1] + 1):
+        (gradient,) = torch.autograd.grad(y[o], x, retain_graph=True)
+        seen = np.flatnonzero(gradient[0, 0].numpy()).tolist()
+        assert spans[o] == ((seen[0], seen[-1]) if seen else None)
+        if seen:
+            assert field.centre(o) == (seen[0] + seen[-1]) / 2
+            sizes.append(seen[-1] - seen[0] + 1)
+    assert max(sizes) == field.size
+
+
+def test_one_transposed_layer_sees_the_units_of_its_phase() -> None:
+    """Closed form: ceil(k / s) units at most, floor(k / s) at least, a stride of 1 / s."""
+    for k, s, p in itertools.product(range(1, 6), range(1, 4), range(3)):
+        field = PhasedField().transposed(k, s, p, 1)
+        assert field.stride == Fraction(1, s) and field.size == -(-k // s)
+        counts = [0 if span is None else span[1] - span[0] + 1 for span in map(field.pixels, range(s))]
+        assert min(counts) == k // s and sum(counts) == k
+    up = explain.receptive_field(nn.Sequential(nn.Conv1d(1, 1, 2, 2), nn.ConvTranspose1d(1, 1, 2, 2)), (1, 1, 8))
+    assert [up.pixels(o) for o in range(4)] == [(0, 1), (0, 1), (2, 3), (2, 3)]
+    assert up.size == 2 and up.stride == 1 and up.centre(3) == 2.5
+    nothing = explain.receptive_field(nn.ConvTranspose1d(1, 1, 1, 2), (1, 1, 8))
+    assert nothing.pixels(1) is None and np.isnan(nothing.centre(1)) and nothing.size == 1
 
 
 def test_relationships_without_dilation_say_nothing_about_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ CASES = {
     "max_pool2d": (F.max_pool2d, (whole(1, 2, 5, 5), 3, 2, 1), {}),
     "avg_pool2d": (F.avg_pool2d, (whole(1, 1, 5, 5), 2, 2, 1), {"ceil_mode": True}),
     "unfold": (F.unfold, (whole(1, 2, 4, 3), 2), {"padding": (0, 1)}),
+    "fold": (F.fold, (whole(2, 8, 12), (4, 3), 2), {"padding": (0, 1)}),
 }
 
 
@@ -122,6 +124,16 @@ def test_gradients_are_those_of_torch() -> None:
             assert float(shown[gid].replace("−", "-")) == gradient[at].item()
     with pytest.raises(ValueError, match="made with another g"):
         t.plot(t.at(input=(0, 0, 1, 1), g=g))
+
+
+def test_a_gradient_of_the_input_has_no_padding() -> None:
+    t = guide()
+    for by, hatched in (("output", 24), ("input", 0), ("weight", 24)):
+        figure = t.plot(t.at(**{by: (0, 0, 1, 1)}))
+        assert sum(bool(patch.get_hatch()) for patch in figure.axes[0].patches) == hatched, by  # 7 * 7 - 5 * 5
+        assert ("padding" in next(text.get_text() for text in figure.axes[0].texts if "=" in text.get_text())) == (
+            hatched > 0
+        )
 
 
 def test_the_guide_with_its_equation_and_its_factors() -> None:
@@ -253,6 +265,42 @@ def test_the_gallery_draws_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for path in made:
         with Image.open(path) as picture:
             assert getattr(picture, "n_frames", 1) == outputs[path.stem] ** 2
+
+
+@pytest.mark.parametrize("relationship", explain.RELATIONSHIPS, ids=lambda r: f"R{r.number}")
+def test_the_figure_of_a_relationship_shows_a_case_of_it_with_torchs_size(relationship: explain.Relationship) -> None:
+    t = relationship.example()
+    g = t.g
+    i, k, s, (p, after), d = g.size[0], g.kernel[0], g.stride[0], g.padding[0], g.dilation[0]
+    assert p == after and eval(relationship.condition, {}, {"i": i, "k": k, "s": s, "p": p, "d": d})
+    x, kernel = torch.tensor(t.x), None if t.w is None else torch.tensor(t.w)
+    if kernel is None:
+        y = TF.max_pool2d(x, k, s, p, d)
+    elif relationship.number in range(8, 15):
+        y = TF.conv_transpose2d(x, kernel, None, s, p, (i + 2 * p - k) % s, 1, d)
+    else:
+        y = TF.conv2d(x, kernel, None, s, p, d)
+    figure = relationship.plot()
+    assert figure.get_figwidth() <= 7
+    shown = numbers(figure)
+    assert {gid for gid in shown if gid.startswith("output") and "-" not in gid} >= named(
+        "output", np.ndindex(*y.shape)
+    )
+    (made,) = framed(figure, "made")
+    assert made == f"output[0,0,{y.shape[2] - 1},{y.shape[3] - 1}]"
+    assert float(shown[made]) == y[0, 0, -1, -1].item()
+    title, equation = (text.get_text() for text in figure.texts)
+    assert title.startswith(f"R{relationship.number} ")
+    if relationship.number not in (3, 10):  # there the formula is the number itself
+        arithmetic = re.split(r"\$=\$", equation)
+        assert int(arithmetic[-1]) == y.shape[2] == eval(arithmetic[-2].replace("·", "*"))
+    name = "o_t" if relationship.number in range(8, 15) else "o"
+    assert f"{name}={y.shape[2]}. output[0,0," in figure.get_label() and str(relationship) in figure.get_label()
+    figure.canvas.draw()  # matplotlib can set the formula, and all of it is on the page
+    for text in figure.texts:
+        box = text.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+        assert box.y0 >= max(t.get_window_extent().y1 for t in figure.axes[0].texts)
 
 
 def test_without_matplotlib_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

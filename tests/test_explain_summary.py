@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from tinyconv import Tensor, explain, nn
 from tinyconv import functional as F
@@ -56,13 +57,34 @@ def test_multiply_adds_are_the_products_that_a_trace_lists() -> None:
     assert explain.summary(layers[0][0], (2, 4, 9, 8)).layers[0].settings == ("3x2", "2x1", "1", "2", "2")
 
 
-def test_the_field_of_a_unet_ends_where_its_size_is_no_longer_one() -> None:
-    """Behind a transposed convolution the region differs from unit to unit."""
+def test_the_field_of_a_unet_is_the_largest_region_with_a_gradient() -> None:
+    """Behind a transposed convolution the region differs from unit to unit; torch's gradients say what each sees."""
     model = UNet(base=2, levels=3)
     table = explain.summary(model, (1, 1, 48, 48))
     fields = {layer.name: layer.field for layer in table.layers}
     assert fields["down.2.5"] == (32, 32)
-    assert fields["up.1"] == fields["merge.1.0"] == fields["head"] == ()
+    conv, up, pool = torch.ones(1, 1, 3, 3), torch.ones(1, 1, 2, 2), torch.nn.functional.avg_pool2d
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return torch.conv2d(torch.conv2d(x, conv, padding=1), conv, padding=1)
+
+    def enlarge(x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv_transpose2d(x, up, stride=2)
+
+    x = torch.ones(1, 1, 96, 96, requires_grad=True)
+    down0 = double(x)
+    down1 = double(pool(down0, 2))
+    up1 = enlarge(double(pool(down1, 2)))
+    merge1 = double(up1 + down1)
+    up0 = enlarge(merge1)
+    head = double(up0 + down0)
+    for name, y in {"up.1": up1, "merge.1.3": merge1, "up.0": up0, "merge.0.3": head, "head": head}.items():
+        middle = y.shape[2] // 2
+        widths = set()
+        for unit in range(middle, middle + 4):
+            (gradient,) = torch.autograd.grad(y[0, 0, middle, unit], x, retain_graph=True)
+            widths.add(int(gradient[0, 0].any(0).sum()))
+        assert fields[name] == (max(widths),) * 2, name
     assert table.parameters == sum(p.data.size for p in model.parameters())
     assert [layer.name for layer in table.layers].count("pool") == 2
 

@@ -195,6 +195,66 @@ def test_unfold_is_torch_and_the_loops(options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(t.matrix() @ x[0].reshape(-1), t.forward()[0].reshape(-1))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_size": (4, 5), "kernel_size": 2},
+        {"output_size": (6, 7), "kernel_size": (3, 2), "dilation": (2, 1), "padding": (2, 0), "stride": (1, 3)},
+        {"output_size": 6, "kernel_size": 3, "padding": 1, "stride": 2},
+        {"output_size": (5, 6), "kernel_size": 1, "stride": 2},
+    ],
+)
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_fold_is_torch_and_the_loops(options: dict[str, Any], batch: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    of_windows = {name: value for name, value in options.items() if name != "output_size"}
+    size = np.broadcast_to(options["output_size"], 2)
+    cols = rng.standard_normal((*batch, *TF.unfold(torch.zeros(1, 3, *size), **of_windows).shape[1:]))
+    for operator in (F.fold, nn.Fold(**options)):
+        arguments = options if operator is F.fold else {}
+        t = explain.trace(operator, cols, **arguments)
+        assert isinstance(t, explain.FoldTrace) and t.weight is None
+        g = rng.standard_normal(t.output)
+        x = torch.tensor(cols, requires_grad=True)
+        y = TF.fold(x, **options)
+        (gx,) = torch.autograd.grad(y, x, torch.tensor(g).reshape(y.shape))
+        np.testing.assert_allclose(t.forward(), y.detach().numpy().reshape(t.output), rtol=1e-12, atol=1e-12)
+        np.testing.assert_array_equal(t.grad_input(g), gx.numpy().reshape(t.input))
+        batched = cols.reshape(t.input)
+        np.testing.assert_array_equal(t.forward(), loops.fold(batched, t.g))
+        np.testing.assert_array_equal(t.im2col(), batched)
+        unfolding = explain.trace(F.unfold, t.forward(), **of_windows)
+        np.testing.assert_array_equal(t.matrix(), unfolding.matrix().T)  # the transposed map
+        np.testing.assert_array_equal(t.coverage(), unfolding.coverage())
+    assert {(o, i) for o, i, _ in t.products()} == {(i, o) for o, i, _ in unfolding.products()}
+
+
+def test_a_folding_is_told_and_cropped() -> None:
+    cols = np.arange(36.0).reshape(1, 4, 9)
+    t = explain.trace(F.fold, cols, 4, 2)
+    step = t.at(output=(0, 0, 1, 1))
+    assert step.value == cols[0, 3, 0] + cols[0, 2, 1] + cols[0, 1, 3] + cols[0, 0, 4]
+    assert "is the sum of 4 elements of the input" in t.describe(step) and t.describe(step) in " ".join(
+        t.text(step).split()
+    )
+    assert "output rows: (3 - 1)*1 - 0 - 0 + 1*(2 - 1) + 0 + 1 = 4" in explain.format_sizes(t)
+    apart = explain.trace(F.fold, np.ones((1, 1, 4)), 3, 1, stride=2)
+    assert "is reached by no window" in apart.describe(apart.at(output=(0, 0, 1, 0)))
+    padded = explain.trace(F.fold, np.ones((1, 4, 9)), 2, 2, padding=1)
+    corner = padded.at(input=(0, 0, 0))
+    assert corner.value == 0 and "is cropped with the padding" in padded.describe(corner)
+
+    large = explain.trace(
+        F.fold, np.random.default_rng(0).standard_normal((2, 4 * 3, 29 * 39)), (30, 40), 2, max_terms=999
+    )
+    with pytest.raises(ValueError, match=r"max_terms=999.*crop\(\)"):
+        large.forward()
+    cut = large.crop()
+    assert cut.output == (1, 3, 8, 10) and len(cut.triples) <= 999
+    expected = TF.fold(torch.tensor(large.x[:1]), (30, 40), 2)[:, :, :7, :9]  # its last row and column lack windows
+    np.testing.assert_allclose(cut.forward()[:, :, :7, :9], expected.numpy(), rtol=1e-12)
+
+
 # --------------------------------------------------------------------------------------------------
 # The guide's examples
 
@@ -274,6 +334,7 @@ def test_layers_are_traced_with_their_own_weights() -> None:
         nn.ConvTranspose2d(2, 3, 2, stride=2),
         nn.MaxPool2d(2),
         nn.AvgPool2d(3, padding=1),
+        nn.Unfold(2, padding=1),
     ]
     for layer in layers:
         for trained in (True, False):
@@ -338,7 +399,10 @@ def direct(*arguments: Any, **options: Any) -> explain.Trace:
         (lambda: direct(X, W.astype("float32")), TypeError, ["input and weight must have one dtype"]),
         (lambda: direct(X > 0, W), TypeError, ["conv2d: input must be numbers, but is bool"]),
         (lambda: explain.trace(F.relu, X), ValueError, ["trace: relu is not a single convolution"]),
-        (lambda: explain.trace(F.lp_pool2d, 1.0 * X, 2, 2), ValueError, ["trace: lp_pool2d is not a single"]),
+        (lambda: explain.trace(F.lp_pool2d, 1.0 * X, 2, 2), ValueError, ["trace: lp_pool2d is not a single", "root"]),
+        (lambda: explain.trace(F.adaptive_max_pool2d, X, 2), ValueError, ["adaptive_max_pool2d", "may differ in size"]),
+        (lambda: explain.trace(F.max_unpool2d, X, X, 2), ValueError, ["max_unpool2d", "Trace that pooling"]),
+        (lambda: explain.trace(F.interpolate, X, scale_factor=2), ValueError, ["interpolate", "weighs the neighbours"]),
         (lambda: explain.trace(lambda x, w: F.conv2d(x, w, padding=1) + x, X, W), ValueError, ["is not a single"]),
         (lambda: direct(X, W).at(output=(0, 0, 3, 0)), IndexError, ["output=(0, 0, 3, 0)", "(1, 1, 3, 3)"]),
         (lambda: direct(X, W).at(input=(0, 0, -1, 0)), IndexError, ["input=(0, 0, -1, 0)"]),
@@ -370,7 +434,55 @@ def test_layers_inside_a_network_are_traced_during_a_forward_pass() -> None:
     t, index = rec["conv2"], (1, 15, 9, 0)
     assert t.name == "conv2" and t.input == (2, 6, 14, 14) and len(t.at(output=index).terms) == 150
     assert t.at(output=index).value == pytest.approx(seen[0][index], rel=1e-5)
-    with pytest.raises(ValueError, match="Linear is not a single convolution"):
+    with pytest.raises(ValueError, match="Linear is not a single convolution.*a weight for each pair"):
         rec["fc1"]
     with pytest.raises(KeyError, match="no layer 'conv9' ran; those that did are conv1, conv2"):
         rec["conv9"]
+
+
+class Windows(nn.Module):
+    """All layers that slide windows, and those that seem to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+        self.unfold, self.fold = nn.Unfold(3, padding=1), nn.Fold(8, 3, padding=1)
+        self.conv, self.up = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), nn.ConvTranspose2d(2, 1, 2, 2)
+        self.average, self.power = nn.AvgPool2d(2), nn.LPPool2d(2, 2)
+        self.adaptive, self.largest = nn.AdaptiveAvgPool2d(3), nn.AdaptiveMaxPool2d(1)
+        self.resize = nn.Upsample(scale_factor=2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.fold(self.unfold(self.unpool(*self.pool(x))))  # (N, 1, 8, 8)
+        x = self.up(self.average(self.conv(x)))
+        return self.largest(self.adaptive(self.power(self.resize(x))))
+
+
+def test_every_layer_with_windows_is_recorded_and_the_others_say_what_to_trace() -> None:
+    model = Windows()
+    made: dict[str, Array] = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(
+            lambda _, args, y, name=name: made.update({name: (y[0] if isinstance(y, tuple) else y).data})
+        )
+    with explain.record(model) as rec:
+        model(Tensor(np.random.default_rng(4).standard_normal((1, 1, 8, 8))).float())
+    assert list(rec) == list(made) and len(made) == 11
+    for name in ("pool", "unfold", "fold", "conv", "average", "up"):
+        np.testing.assert_allclose(rec[name].forward(), made[name], rtol=1e-5, atol=1e-6)
+    for name, said in {
+        "unpool": "Trace that pooling", "power": "root of a sum of powers", "adaptive": "may differ in size",
+        "largest": "may differ in size", "resize": "weighs the neighbours",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            rec[name]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_an_adaptive_pooling_that_divides_is_the_pooling_that_the_sentence_names(rank: int) -> None:
+    x = np.random.default_rng(5).standard_normal((1, 2, *(4, 6, 8)[:rank]))
+    sizes = tuple(n // 2 for n in x.shape[2:])
+    for kind in ("avg", "max"):
+        adaptive = getattr(TF, f"adaptive_{kind}_pool{rank}d")(torch.tensor(x), sizes)
+        t = explain.trace(getattr(F, f"{kind}_pool{rank}d"), x, 2)
+        np.testing.assert_allclose(t.forward(), adaptive.numpy(), rtol=1e-12)

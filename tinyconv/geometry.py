@@ -13,9 +13,11 @@ size, ``k`` kernel, ``s`` stride, ``p`` padding, ``d`` dilation, ``o`` output si
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import product
 from math import gcd
 from typing import NamedTuple, TypeAlias
@@ -380,6 +382,11 @@ class ReceptiveField:
         """The input position in the middle of what output ``o`` sees."""
         return o * self.stride - self.padding + (self.size - 1) / 2
 
+    def pixels(self, o: int) -> tuple[int, int]:
+        """(first, last) pixel that output ``o`` sees, padding included."""
+        first = o * self.stride - self.padding
+        return first, first + self.size - 1
+
 
 def receptive_field(layers: Iterable[tuple[int, int, int, int]]) -> ReceptiveField:
     """Receptive field of a chain of (kernel, stride, padding, dilation) layers, first layer first, on one axis.
@@ -397,3 +404,79 @@ def receptive_field(layers: Iterable[tuple[int, int, int, int]]) -> ReceptiveFie
         stride *= s
         padding = s * padding + p
     return ReceptiveField(r, stride, padding)
+
+
+#: First and last pixel of a region on one axis; None for a unit that sees no pixel.
+Span: TypeAlias = "tuple[int, int] | None"
+
+
+@dataclass(frozen=True)
+class PhasedField:
+    """The input regions that the units of a layer see on one axis, where they differ from unit to unit.
+
+    Behind a transposed map of stride s the units take turns: s phases with regions of their own, which come again s
+    units later, moved by the stride of the map's input. Unit ``m * period + phase`` sees ``spans[phase]`` moved by
+    ``m * advance``, with ``period = len(spans)``.
+    """
+
+    spans: tuple[Span, ...] = ((0, 0),)
+    advance: int = 1
+
+    @property
+    def size(self) -> int:
+        """Pixels of the largest region; 0 if there is none."""
+        return max((last - first + 1 for first, last in filter(None, self.spans)), default=0)
+
+    @property
+    def stride(self) -> Fraction:
+        """How far the regions of two neighbours are apart on average, in pixels: S / s behind a stride s."""
+        return Fraction(self.advance, len(self.spans))
+
+    def pixels(self, o: int) -> Span:
+        """(first, last) pixel that unit ``o`` sees, padding included."""
+        times, phase = divmod(o, len(self.spans))
+        span = self.spans[phase]
+        return None if span is None else (span[0] + times * self.advance, span[1] + times * self.advance)
+
+    def centre(self, o: int) -> float:
+        """The input position in the middle of what unit ``o`` sees; NaN if it sees nothing."""
+        span = self.pixels(o)
+        return math.nan if span is None else sum(span) / 2
+
+    def window(self, k: int, s: int, p: int, d: int) -> PhasedField:
+        """Behind one more layer of windows: unit o sees what its taps o s + t d - p see."""
+        period = len(self.spans) // math.gcd(len(self.spans), s)
+        spans = [_hull(self.pixels(o * s + t * d - p) for t in range(k)) for o in range(period)]
+        return _shortest(spans, self.advance * s * period // len(self.spans))
+
+    def transposed(self, k: int, s: int, p: int, d: int) -> PhasedField:
+        """Behind a transposed layer: pixel i sees what the units o with o s + t d - p = i see, ceil(k / s) at most."""
+        spans = []
+        for i in range(len(self.spans) * s):
+            pairs = (divmod(i + p - t * d, s) for t in range(k))
+            spans.append(_hull(self.pixels(o) for o, rest in pairs if rest == 0))
+        return _shortest(spans, self.advance)
+
+    def joined(self, other: PhasedField) -> PhasedField | None:
+        """Both regions of each unit and what lies between; None where the strides differ, for then there is no end."""
+        if self.stride != other.stride:
+            return None
+        period = math.lcm(len(self.spans), len(other.spans))
+        spans = [_hull((self.pixels(o), other.pixels(o))) for o in range(period)]
+        return _shortest(spans, int(self.stride * period))
+
+
+def _hull(spans: Iterable[Span]) -> Span:
+    """The smallest region that holds all of them."""
+    seen = [span for span in spans if span is not None]
+    return (min(first for first, _ in seen), max(last for _, last in seen)) if seen else None
+
+
+def _shortest(spans: Sequence[Span], advance: int) -> PhasedField:
+    """The field with the shortest period that repeats like this."""
+    for period in range(1, len(spans)):
+        if len(spans) % period == 0 and advance * period % len(spans) == 0:
+            short = PhasedField(tuple(spans[:period]), advance * period // len(spans))
+            if all(short.pixels(o) == span for o, span in enumerate(spans)):
+                return short
+    return PhasedField(tuple(spans), advance)

@@ -14,7 +14,15 @@ from tinyconv.explain.arithmetic import (
 from tinyconv.explain.capture import Capture, capture, mismatch, probe
 from tinyconv.explain.debug import StepDebugger, break_at
 from tinyconv.explain.gallery import gallery
-from tinyconv.explain.kinds import AvgPoolTrace, ConvolutionTrace, MaxPoolTrace, TransposedTrace, UnfoldTrace
+from tinyconv.explain.graph import Graph, graph
+from tinyconv.explain.kinds import (
+    AvgPoolTrace,
+    ConvolutionTrace,
+    FoldTrace,
+    MaxPoolTrace,
+    TransposedTrace,
+    UnfoldTrace,
+)
 from tinyconv.explain.receptive import receptive_field
 from tinyconv.explain.record import record
 from tinyconv.explain.relationships import RELATIONSHIPS, Relationship

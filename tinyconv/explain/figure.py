@@ -121,7 +121,8 @@ class _Picture:
 
     def _check_size(self) -> None:
         t = self.trace
-        sides = [*t.x.shape[2:], *t.output[1 if self._is_columns("output") else 2 :], *t.g.kernel]
+        sides = [n for name in ("input", "output") for n in t.shape(name)[1 if name == t.columns else 2 :]]
+        sides += t.g.kernel
         if t.g.rank > 2 or max(sides) > _SIDE:
             found = f"the input is {t.input} and the output {t.output}"
             raise ValueError(
@@ -129,17 +130,13 @@ class _Picture:
                 f"Trace a crop of it, such as x[..., :{_SIDE // 2}, :{_SIDE // 2}], or read text(step)."
             )
 
-    def _is_columns(self, name: str) -> bool:
-        """The output of an unfolding: rows and columns, no channels."""
-        return name == "output" and len(self.trace.output) < len(self.trace.x.shape)
-
     def _margins(self, name: str) -> list[tuple[int, int]]:
         """(first, last + 1) of the cells on each axis, padding included."""
         g, shape = self.trace.g, self.values[name].shape
-        if self._is_columns(name):
+        if name == self.trace.columns:
             return [(0, shape[1]), (0, shape[2])]
-        if name != ("output" if self.trace.transposed else "input"):
-            return [(0, n) for n in shape[2:]]
+        if name != ("output" if self.trace.transposed else "input") or self.by == name == "input":
+            return [(0, n) for n in shape[2:]]  # padding has no gradient that anybody is given
         ends = [g.input_index(axis, o - 1, k - 1) + 1 for axis, (o, k) in enumerate(zip(g.output, g.kernel))]
         return [(-before, max(n + after, end)) for n, (before, after), end in zip(g.size, g.padding, ends)]
 
@@ -149,7 +146,7 @@ class _Picture:
             found = {t.weight[:2] for t in step.terms if t.weight} if step.by != "weight" else {step.index[:2]}
             return sorted(found)
         n = step.index[0] if step.by != "weight" else 0
-        return [(n,)] if self._is_columns(name) else [(n, c) for c in range(self.values[name].shape[1])]
+        return [(n,)] if name == self.trace.columns else [(n, c) for c in range(self.values[name].shape[1])]
 
     def _grid(self, name: str) -> tuple[int, int]:
         """(rows, columns) of one grid, in cells."""
@@ -314,7 +311,7 @@ def equation(step: Step) -> str:
         subject = f"gradient of {subject}"
     if step.operation == "maximum":
         right = f"max({', '.join(terms)})"
-    elif step.operation == "copy" and step.by == "output" and step.divisor is None:
+    elif step.operation == "copy" and step.by == "output" and step.divisor is None and len(step.terms) == 1:
         right = element("input", step.terms[0].input)
     else:
         right = " + ".join(terms) or "0"

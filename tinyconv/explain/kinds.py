@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyconv.explain.steps import COPY, MAXIMUM, PRODUCT, SHARE, Step, Term, Trace
 from tinyconv.explain.triples import Triple, Triples
-from tinyconv.geometry import Sizes
+from tinyconv.geometry import Sizes, window_geometry
 from tinyconv.kernels.arrays import Array
 
 
@@ -149,26 +149,39 @@ class MaxPoolTrace(_DepthwiseTrace):
         return tuple(terms)
 
 
-class UnfoldTrace(_DepthwiseTrace):
+class _ColumnsTrace(_DepthwiseTrace):
+    """Between an image and the columns of its windows, (N, C * prod K, prod O), which have no channels."""
+
+    def _columns_shape(self) -> Sizes:
+        return (self.triples.images, self.triples.c_in * prod(self.g.kernel), prod(self.g.output))
+
+    def _column(self, t: Triple) -> Sizes:
+        """The element of the columns for this triple."""
+        n, c, *o = t.unit
+        row = int(np.ravel_multi_index((c, *t.weight[2:]), (self.triples.c_in, *self.g.kernel)))
+        return (n, row, int(np.ravel_multi_index(o, self.g.output)))
+
+    def _of_column(self, index: Sizes) -> Triple:
+        """The triple for this element of the columns."""
+        n, row, column = index
+        c, *k = map(int, np.unravel_index(row, (self.triples.c_in, *self.g.kernel)))
+        unit = (n, c, *map(int, np.unravel_index(column, self.g.output)))
+        return next(t for t in self.triples.of_unit(unit) if t.weight[2:] == tuple(k))
+
+
+class UnfoldTrace(_ColumnsTrace):
     """An unfolding: each output is a copy of one pixel; by input, the copies' gradients are added."""
+
+    columns = "output"
 
     @property
     def output(self) -> Sizes:
         """Shape (N, C * prod K, prod O) of the columns."""
-        return (self.input[0], self.input[1] * prod(self.g.kernel), prod(self.g.output))
-
-    def _column(self, t: Triple) -> Sizes:
-        """The element of the output that holds this copy."""
-        n, c, *o = t.unit
-        row = int(np.ravel_multi_index((c, *t.weight[2:]), (self.input[1], *self.g.kernel)))
-        return (n, row, int(np.ravel_multi_index(o, self.g.output)))
+        return self._columns_shape()
 
     def _step(self, by: str, index: Sizes, g: Array) -> Step:
         if by == "output":
-            n, row, column = index
-            c, *k = map(int, np.unravel_index(row, (self.input[1], *self.g.kernel)))
-            unit = (n, c, *map(int, np.unravel_index(column, self.g.output)))
-            t = next(t for t in self._gather(by, unit) if t.weight[2:] == tuple(k))
+            t = self._of_column(index)
             left = self.x.item(t.pixel) if t.inside else 0.0
             term = Term(index, t.pixel, None, not t.inside, left, None, left, left)
             return Step(by, index, COPY, (term,), None, None, left)
@@ -179,3 +192,51 @@ class UnfoldTrace(_DepthwiseTrace):
             acc += left
             terms.append(Term(self._column(t), t.pixel, None, False, left, None, left, acc))
         return Step(by, index, COPY, tuple(terms), None, None, self._round(acc))
+
+
+class FoldTrace(_ColumnsTrace):
+    """A folding, the transposed map: copies are added at their pixel; by input, each gets the gradient of its pixel."""
+
+    transposed = True
+    columns = "input"
+
+    @property
+    def input(self) -> Sizes:
+        """Shape (N, C * prod K, prod O) of the columns."""
+        return self._columns_shape()
+
+    @property
+    def output(self) -> Sizes:
+        """Shape of the image."""
+        return self.triples.large
+
+    def _step(self, by: str, index: Sizes, g: Array) -> Step:
+        if by == "input":
+            t = self._of_column(index)
+            left = g.item(t.pixel) if t.inside else 0.0
+            term = Term(t.pixel, index, None, not t.inside, left, None, left, left)
+            return Step(by, index, COPY, (term,), None, None, left)
+        terms = []
+        acc: float = 0
+        for t in self._in_order(index):
+            left = self.x.item(self._column(t))
+            acc += left
+            terms.append(Term(t.pixel, self._column(t), None, False, left, None, left, acc))
+        return Step(by, index, COPY, tuple(terms), None, None, self._round(acc))
+
+    def im2col(self) -> Array:
+        """The columns that are folded: the input itself."""
+        return self.x.copy()
+
+    def crop(self) -> FoldTrace:
+        """The trace of the first image's top left corner, halved until it has at most ``max_terms`` products."""
+        g, C, size = self.g, self.triples.c_in, self.g.size
+        cut = self
+        while len(cut.triples) > self.max_terms:
+            size = tuple(-(-n // 2) for n in size)
+            smaller = window_geometry("crop", size, g.kernel, g.stride, g.padding, g.dilation)  # or no window fits
+            columns = self.x[:1].reshape(1, -1, *g.output)[(..., *map(slice, smaller.output))]
+            x = columns.reshape(1, columns.shape[1], prod(smaller.output)).copy()
+            cut = FoldTrace(self.name, x, Triples(smaller, 1, C, C, C))
+        cut.max_terms = self.max_terms
+        return cut

@@ -9,18 +9,18 @@ import numpy as np
 
 from tinyconv import geometry, nn
 from tinyconv.autograd import Function, Tensor, enable_grad
-from tinyconv.geometry import ReceptiveField, Sizes
-from tinyconv.ops.conv import Conv
+from tinyconv.geometry import PhasedField, ReceptiveField, Sizes
+from tinyconv.ops.conv import Conv, ConvInput
 from tinyconv.ops.fold import Unfold
 from tinyconv.ops.pool import AvgPool, MaxPool
 
-_SELF = ReceptiveField(1, 1, 0)  # a pixel sees itself
-_NOTHING = ReceptiveField(0, 1, 0)  # a parameter sees no pixel
+_SELF = PhasedField()  # a pixel sees itself
+_NOTHING = PhasedField((None,))  # a parameter sees no pixel
 
 
 def receptive_field(
     layers: nn.Module | Iterable[tuple[int, int, int, int]], input_shape: Sizes | None = None, axis: int = 0
-) -> ReceptiveField:
+) -> ReceptiveField | PhasedField:
     """size, stride and padding of what one output unit sees, and ``centre(o)``, on one spatial axis.
 
         r <- s r + d(k-1) + 1 - s,   S <- s S,   P <- s P + p     from the last layer to the first
@@ -28,6 +28,10 @@ def receptive_field(
     ``layers``: (kernel, stride, padding, dilation) of each, first layer first; or a network that makes images of images
     (its convolutional part), with ``input_shape`` (N, C, *I), which is run on zeros. Where branches meet, their fields
     are joined. Source: Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", 2019.
+
+    A transposed convolution goes the other way: a unit behind it sees ceil(k / s) units at most, how many and which
+    depends on its place in the stride, and S <- S / s. The result then is a :class:`~tinyconv.geometry.PhasedField`,
+    whose ``size`` is that of the largest region, and ``pixels(o)`` the region of one unit.
 
     >>> receptive_field([(3, 1, 1, 1), (2, 2, 0, 1)])
     ReceptiveField(size=4, stride=2, padding=1)
@@ -42,10 +46,10 @@ def receptive_field(
     if field is None:
         raise ValueError(
             f"receptive_field: {type(layers).__name__} does not end in windows on its input alone: a unit behind "
-            "flatten, a linear layer, a mean or a transposed convolution has no field of one size. Give its "
-            "convolutional part."
+            "flatten, a linear layer, a mean or a resizing has no field of one size. Give its convolutional part."
         )
-    return field
+    span, *others = field.spans
+    return field if others or span is None else ReceptiveField(span[1] - span[0] + 1, field.advance, -span[0])
 
 
 def run_quietly(model: nn.Module, x: Tensor) -> Any:
@@ -60,7 +64,7 @@ def run_quietly(model: nn.Module, x: Tensor) -> Any:
             module.training = True
 
 
-def field_on_tape(y: Tensor, x: Tensor, axis: int, known: dict[int, ReceptiveField | None]) -> ReceptiveField | None:
+def field_on_tape(y: Tensor, x: Tensor, axis: int, known: dict[int, PhasedField | None]) -> PhasedField | None:
     """The field of ``y`` in the leaf ``x``; None where it does not depend on it by windows alone.
 
     A node that keeps the spatial sizes is taken for one that acts pixel by pixel. ``known`` remembers the nodes.
@@ -89,9 +93,7 @@ def _leads(source: Any, x: Tensor) -> bool:
     return source is x or isinstance(source, Function)
 
 
-def _through(
-    node: Function, sources: list[Any], fields: list[ReceptiveField | None], axis: int
-) -> ReceptiveField | None:
+def _through(node: Function, sources: list[Any], fields: list[PhasedField | None], axis: int) -> PhasedField | None:
     """The field behind one node of those before it."""
     pairs = [(source, field) for source, field in zip(sources, fields) if field is not _NOTHING]
     seen = [field for _, field in pairs if field is not None]
@@ -99,28 +101,18 @@ def _through(
         return None
     if not seen:
         return _NOTHING
-    if isinstance(node, Conv | MaxPool | AvgPool | Unfold):
-        g = node.g
-        layer = (g.kernel[axis], g.stride[axis], g.padding[axis][0], g.dilation[axis])
-        return geometry.receptive_field([_as_layer(seen[0]), layer])
+    if isinstance(node, Conv | ConvInput | MaxPool | AvgPool | Unfold):
+        g, field = node.g, seen[0]
+        through = field.transposed if isinstance(node, ConvInput) else field.window
+        return through(g.kernel[axis], g.stride[axis], g.padding[axis][0], g.dilation[axis])
     size = node.outputs[0][0][2:]
     if not size or any(_shape(source)[2:] != size for source, _ in pairs):
         return None
-    return _join(seen)
-
-
-def _as_layer(field: ReceptiveField) -> tuple[int, int, int, int]:
-    """A chain of layers sees what one layer of this kernel, stride and padding sees."""
-    return (field.size, field.stride, field.padding, 1)
+    joined: PhasedField | None = seen[0]
+    for field in seen[1:]:
+        joined = None if joined is None else joined.joined(field)
+    return joined
 
 
 def _shape(source: Any) -> Sizes:
     return source.shape if isinstance(source, Tensor) else source.outputs[0][0]
-
-
-def _join(fields: list[ReceptiveField]) -> ReceptiveField | None:
-    """The smallest field that holds all of them; None where their strides differ."""
-    if len({field.stride for field in fields}) > 1:
-        return None
-    padding = max(field.padding for field in fields)
-    return ReceptiveField(max(field.size - field.padding for field in fields) + padding, fields[0].stride, padding)

@@ -8,9 +8,36 @@ its units and ``a`` more zeros after it. The transposed convolution takes what t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
+
+from tinyconv.explain.gallery import GALLERY
+from tinyconv.explain.steps import Trace
+from tinyconv.explain.trace import example
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: The figure of the guide that shows a relationship, by its name in the gallery. The seventh has no convolution.
+_FIGURES = {
+    1: "no_padding",
+    2: "arbitrary_padding",
+    3: "half_padding",
+    4: "full_padding",
+    5: "stride",
+    6: "padding_stride",
+    8: "transposed_no_padding",
+    9: "transposed_arbitrary_padding",
+    10: "transposed_half_padding",
+    11: "transposed_full_padding",
+    12: "transposed_stride",
+    13: "transposed_padding_stride",
+    14: "transposed_padding_stride_odd",
+    15: "dilation",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +85,41 @@ class Relationship:
             if any(said != found for said, found in counted):
                 raise RuntimeError(f"R{self.number}: {self.formula} fails for i={i}, k={k}, s={s}, p={p}, d={d}.")
         return covered
+
+    def example(self) -> Trace:
+        """The trace of a small case in which the condition holds, with the sizes of the guide's figure."""
+        if self.number == 7:
+            return example("max_pool2d", 5, 3, stride=1)
+        operator, size, kernel, options = GALLERY[_FIGURES[self.number]]
+        return example(operator, size, kernel, **options)
+
+    def plot(self) -> Figure:
+        """The last window of :meth:`example` as a matplotlib figure, below the formula and its numbers.
+
+        Its alternative text is its label, ``figure.get_label()``. Needs matplotlib.
+        """
+        t = self.example()
+        step = t.at(output=tuple(n - 1 for n in t.output))
+        figure = t.plot(step)
+        g, (width, height) = t.g, figure.get_size_inches()
+        letters = {"i": g.size[0], "k": g.kernel[0], "s": g.stride[0], "p": g.padding[0][0], "d": g.dilation[0]}
+        made = self.sizes(*letters.values())
+        assert made is not None, "the example satisfies the condition"
+        letters |= {"i_t": g.output[0], **made}
+        (name, expression), *_ = (e.split(" = ") for e in self.formula.split("; ") if e.startswith(("o = ", "o_t = ")))
+        numbers = re.sub("[a-z](_t)?", lambda letter: str(letters[letter.group()]), expression)
+        head = 0.75  # inches
+        figure.set_size_inches(width, height + head)
+        figure.axes[0].set_position((0, 0, 1, height / (height + head)))
+        title = f"R{self.number}  {self.name}"
+        figure.text(0.15 / width, 1 - 0.12 / (height + head), title, va="top", fontsize=9, fontweight="bold")
+        equation = f"${self.latex}$".replace(r"\frac", r"\dfrac")
+        if numbers != str(letters[name]):
+            equation += f"   $=$   {numbers.replace('*', '·').replace('//', ' // ')}   $=$   {letters[name]}"
+        figure.text(0.15 / width, 1 - 0.56 / (height + head), equation, va="center", fontsize=10)
+        shown = ", ".join(f"{letter}={letters[letter]}" for letter in "ikspd")
+        figure.set_label(f"{self}. Here {shown} and {name}={letters[name]}. {t.describe(step)}")
+        return figure
 
     def __str__(self) -> str:
         when = "always" if self.condition == "True" else f"if {self.condition}, then"

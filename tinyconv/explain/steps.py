@@ -78,6 +78,8 @@ class Trace:
 
     #: The output is the large image that the windows slide over, and the padding is what it was cropped by.
     transposed = False
+    #: "output" or "input" where that is the columns of an unfolding, (N, rows, columns), with no channels.
+    columns: str | None = None
     w: Array | None = None
     b: Array | None = None
 
@@ -102,7 +104,7 @@ class Trace:
 
     @property
     def weight(self) -> Sizes | None:
-        """Shape of the weight; None for pooling and unfolding."""
+        """Shape of the weight; None for pooling, unfolding and folding."""
         return None
 
     def _gather(self, by: str, index: Sizes) -> list[Triple]:

@@ -10,7 +10,7 @@ import numpy as np
 from tinyconv import nn
 from tinyconv.autograd import Tensor
 from tinyconv.explain.receptive import field_on_tape, run_quietly
-from tinyconv.geometry import ReceptiveField, Sizes
+from tinyconv.geometry import PhasedField, Sizes
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _HEADS = ("kernel", "stride", "padding", "dilation", "groups")
@@ -22,7 +22,7 @@ class Layer:
 
     ``settings``: kernel, stride, padding, dilation and groups, '' where it has none. ``multiply_adds``: one a product,
     those with padding included. ``memory``: bytes of the output. ``field``: size of the receptive field on each axis,
-    () behind what sees the whole image.
+    of the largest one behind a transposed convolution, () behind what sees the whole image.
     """
 
     name: str
@@ -83,7 +83,7 @@ def summary(model: nn.Module, input_shape: Sizes) -> Summary:
     finally:
         for handle in handles:
             handle.remove()
-    known: list[dict[int, ReceptiveField | None]] = [{} for _ in input_shape[2:]]
+    known: list[dict[int, PhasedField | None]] = [{} for _ in input_shape[2:]]
     layers = tuple(_layer(name, module, args[0], y, x, known) for name, module, args, y in calls)
     return Summary(
         layers,
@@ -94,7 +94,7 @@ def summary(model: nn.Module, input_shape: Sizes) -> Summary:
 
 
 def _layer(
-    name: str, module: nn.Module, given: Tensor, result: Any, x: Tensor, known: list[dict[int, ReceptiveField | None]]
+    name: str, module: nn.Module, given: Tensor, result: Any, x: Tensor, known: list[dict[int, PhasedField | None]]
 ) -> Layer:
     y: Tensor = result[0] if isinstance(result, tuple) else result
     weight = getattr(module, "weight", None)

@@ -87,7 +87,7 @@ def format_sizes(trace: Trace) -> str:
 
 def _grid(trace: Trace, step: Step, unicode: bool) -> list[str]:
     """The first channel that a step by output reads, its pixels in brackets, padding as dots; [] if it does not fit."""
-    if step.by != "output" or trace.g.rank > 2 or not step.terms:
+    if step.by != "output" or trace.g.rank > 2 or trace.columns == "input" or not step.terms:
         return []
     n, channel = step.terms[0].input[:2]
     used = {t.input[2:] for t in step.terms if t.input[1] == channel}
@@ -194,7 +194,8 @@ def describe(trace: Trace, step: Step) -> str:
     outside = sum(t.padding for t in step.terms)
     tail = ""
     if outside and count == 1:
-        tail = ", which lies in the padding and counts as 0"
+        lies = "is cropped with the padding" if trace.transposed else "lies in the padding"
+        tail = f", which {lies} and counts as 0"
     elif outside and step.operation != "maximum":
         lies = "is cropped with the padding" if _padding_word(trace) == "cropped" else "lies in the padding"
         lies = lies if outside == 1 else lies.replace("is ", "are ").replace("lies", "lie")
@@ -223,8 +224,10 @@ def _made_of(step: Step, count: int, where: str) -> str:
         return f"is the largest of {count} pixels, {where}; {won}"
     if step.divisor is not None:
         return f"is the sum of {count} pixels, {where}, divided by {number(step.divisor)}"
-    if step.operation == "copy":
+    if step.operation == "copy" and count == 1:
         return f"is a copy of {element('input', step.terms[0].input)}"
+    if step.operation == "copy":
+        return f"is the sum of {count} {where}" if count else "is reached by no window"
     if not step.terms:
         return "is reached by no product" + (", and is its bias" if step.bias is not None else "")
     plural = "" if count == 1 else "s"
