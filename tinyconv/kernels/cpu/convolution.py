@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.choice import choose
 from tinyconv.kernels.cpu import depthwise, direct, tiled, winograd
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
+from tinyconv.kernels.cpu.threads import parallel
 
 _RUN = {"direct": direct.run, "depthwise": direct.run, "tiled": tiled.run}
 
@@ -67,7 +69,9 @@ def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Ar
         if min(phase.kernel):
             taps = tap_numbers[phase.taps].reshape(-1)
             rotated = np.empty((groups * c_in, c_out * len(taps)), w.dtype)
-            exchange_channels(w.reshape(groups, c_out, c_in, -1), taps, rotated.reshape(groups, c_in, c_out, -1))
+            exchange = partial(exchange_channels, w.reshape(groups, c_out, c_in, -1), taps)
+            out = rotated.reshape(groups, c_in, c_out, -1)
+            parallel(lambda first, last: exchange(out, first, last), c_in, 2 * rotated.size)  # noqa: B023
             base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
             steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
             run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
@@ -75,14 +79,13 @@ def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Ar
 
 
 @njit(nogil=True, cache=True)
-def exchange_channels(w, taps, out):  # type: ignore[no-untyped-def]
-    """out[g, ci, co, t] = w[g, co, ci, taps[t]], a few rows of both at a time."""
+def exchange_channels(w, taps, out, first, last):  # type: ignore[no-untyped-def]
+    """out[g, ci, co, t] = w[g, co, ci, taps[t]] for ci in [first, last)."""
     for g in range(w.shape[0]):
-        for first in range(0, w.shape[2], 16):
+        for ci in range(first, last):
             for co in range(w.shape[1]):
-                for ci in range(first, min(first + 16, w.shape[2])):
-                    for t in range(taps.size):
-                        out[g, ci, co, t] = w[g, co, ci, taps[t]]
+                for t in range(taps.size):
+                    out[g, ci, co, t] = w[g, co, ci, taps[t]]
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:

@@ -25,7 +25,7 @@ from numba import njit
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.memory import scratch
-from tinyconv.kernels.cpu.product import copy_run, multiply_block, transpose
+from tinyconv.kernels.cpu.product import copy_run, copy_strided_run, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, prefetch
 from tinyconv.kernels.cpu.threads import get_num_threads, parallel
 
@@ -83,7 +83,7 @@ def lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step,
     """
     planes_h, planes_w, height = rows.shape[0], runs.shape[0], rows.shape[1]
     flat = x.reshape(-1)
-    plane_in = x.shape[2] * x.shape[3] * x.shape[4]
+    plane_in, line = x.shape[2] * x.shape[3] * x.shape[4], VECTOR_BYTES // x.itemsize
     top = start // pitch
     bottom = (start + length - 1) // pitch + 1
     at = 0
@@ -104,13 +104,9 @@ def lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step,
                         for j in range(to + low, to + left):
                             piece[j] = 0
                         source = image + ih * x.shape[4] + first - inside * step
-                        for column in range(left, right, 16):
-                            prefetch(flat, source + plane_in + column * step)
-                        if step == 1:
-                            copy_run(piece, to + left, flat, source + left, right - left)
-                        else:
-                            for column in range(left, right):
-                                piece[to + column] = flat[source + column * step]
+                        for column in range(left * step, right * step, line):  # the next channel's row
+                            prefetch(flat, source + plane_in + column)
+                        copy_strided_run(piece, to + left, flat, source + left * step, step, right - left)
                         for j in range(to + right, to + high):
                             piece[j] = 0
                     at += length
@@ -126,7 +122,7 @@ def convolve(  # type: ignore[no-untyped-def]
     x (N, C_in, D, H, W); w (C_out, C_in/G * K) flat; y flat, its element (n, co, od, oh, ow) at base + the sum of index
     times stride; out (OD, OH, OW).
     """
-    taps = tap_plane.size
+    taps, line = tap_plane.size, VECTOR_BYTES // x.itemsize
     c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
     positions = (out[1] - 1) * pitch + out[2]
     blocks = -(-positions // block)
@@ -160,7 +156,7 @@ def convolve(  # type: ignore[no-untyped-def]
                 to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2] + oh * strides[3]
                 source = (co - co_first) * block + oh * pitch - start
                 if strides[4] == 1:
-                    for column in range(low, high, 16):
+                    for column in range(low, high, line):  # the next channel's row
                         prefetch(y, to + strides[1] + column)
                     copy_run(y, to + low, acc, source + low, high - low)
                 else:
@@ -195,12 +191,12 @@ def correlate(  # type: ignore[no-untyped-def]
             for od in range(out[0]):
                 for start in range(0, plane, block):
                     stop = min(start + block, plane)
-                    top = start // out[2]
-                    length = ((stop - 1) // out[2] - top) * pitch + out[2] + reach
-                    lay_piece(x, n, channels, od, top * pitch, length, depth, rows, runs, pitch, step, piece)
+                    begin = start // out[2] * pitch + start % out[2]
+                    length = (stop - 1) // out[2] * pitch + (stop - 1) % out[2] + 1 - begin + reach
+                    lay_piece(x, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
                     transpose(piece, planes * length, count, turned, wide)
                     for q in range(start, stop):
-                        columns[q - start] = ((q // out[2] - top) * pitch + q % out[2]) * wide
+                        columns[q - start] = (q // out[2] * pitch + q % out[2] - begin) * wide
                     at = ((n * groups + group) * c_out * out[0] + od) * plane + start
                     for t in range(taps):
                         shift = (tap_plane[t] * length + tap_row[t] * pitch + tap_column[t]) * wide
@@ -260,7 +256,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     block = min(256, g.output[1] * g.output[2])  # depends on the shapes alone, for it decides the order of the sums
     chunk = min(2 * width, c_in)
     wide, high = -(-chunk // width) * width, -(-c_out // ROWS) * ROWS
-    longest = ((block - 1) // g.output[2] + 1) * t.pitch + g.output[2] + t.reach
+    longest = ((block - 1) // g.output[2] + 1) * t.pitch + min(block, g.output[2]) + t.reach
     items = groups * -(-c_in // chunk)
 
     def work(first: int, last: int) -> None:

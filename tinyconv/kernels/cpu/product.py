@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, multiply_tile, transpose_tile
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_every_second, copy_vector, multiply_tile, transpose_tile
 
 _three, _two, _one = multiply_tile[ROWS, 3], multiply_tile[ROWS, 2], multiply_tile[ROWS, 1]
 _row_of_eight, _row_of_one = multiply_tile[1, 8], multiply_tile[1, 1]
@@ -80,3 +80,18 @@ def copy_run(out, to, a, at, count):  # type: ignore[no-untyped-def]
     else:
         for j in range(count):
             out[to + j] = a[at + j]
+
+
+@njit(nogil=True, inline="always")
+def copy_strided_run(out, to, a, at, step, count):  # type: ignore[no-untyped-def]
+    """out[to + j] = a[at + j * step] for j < count, on flat arrays."""
+    width = VECTOR_BYTES // a.itemsize
+    if step == 1:
+        copy_run(out, to, a, at, count)
+    elif step == 2 and count >= width:
+        for j in range(0, count - width, width):
+            copy_every_second(out, to + j, a, at + 2 * j)
+        copy_every_second(out, to + count - width, a, at + 2 * (count - width))
+    else:
+        for j in range(count):
+            out[to + j] = a[at + j * step]

@@ -187,6 +187,30 @@ copy_vector = {part: _copy_vector(part) for part in (1, 2, 4)}
 
 
 @intrinsic
+def copy_every_second(typing: Any, out: Any, to: Any, a: Any, at: Any) -> Any:
+    """out[to + j] = a[at + 2j] for j < LANES, on flat arrays; reads nothing beyond a[at + 2 LANES - 2]."""
+    signature = types.void(out, types.intp, a, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+        element = context.get_value_type(kinds[0].dtype)
+        size = context.get_abi_sizeof(element)
+        width = lanes(size)
+        vector = ir.VectorType(element, width)
+        out_p, a_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 2))
+        low, high = (
+            builder.load(_vector_at(builder, a_p, builder.add(args[3], _integer(first)), vector), align=size)
+            for first in (0, width - 1)
+        )
+        places = [2 * j if 2 * j < width else 2 * j + 1 for j in range(width)]
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), width), places)
+        builder.store(builder.shuffle_vector(low, high, mask), _vector_at(builder, out_p, args[1], vector), align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def prefetch(typing: Any, a: Any, at: Any) -> Any:
     """Begin to bring a[at] of a flat array into the cache. Harmless where that lies outside."""
     signature = types.void(a, types.intp)

@@ -38,9 +38,9 @@ def lay_columns(  # type: ignore[no-untyped-def]
     Whole vectors are written, so up to a vector beyond the last position.
     """
     width = VECTOR_BYTES // x.itemsize
-    top = start // across
-    length = ((stop - 1) // across - top) * pitch + across + reach
-    lay_piece(x, n, channels, od, top * pitch, length, depth, rows, runs, pitch, step, piece)
+    begin = start // across * pitch + start % across
+    length = (stop - 1) // across * pitch + (stop - 1) % across + 1 - begin + reach
+    lay_piece(x, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
     row = at
     for c in range(channels[1] - channels[0]):
         for t in range(tap_plane.size):
@@ -51,7 +51,7 @@ def lay_columns(  # type: ignore[no-untyped-def]
                 ow = position - oh * across
                 wide = min(across - ow, stop - position)
                 for j in range(0, wide, width):
-                    _vector(columns, row + position - start + j, piece, source + (oh - top) * pitch + ow + j)
+                    _vector(columns, row + position - start + j, piece, source + oh * pitch + ow - begin + j)
                 position += wide
             row += row_length
 
@@ -173,7 +173,7 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
     items = groups * -(-positions // block)
     # The channels are divided where they are many, or items fewer than threads.
     parts = min(-(-c_out // ROWS), max(-(-c_out // 512), -(-2 * get_num_threads() // max(1, items))))
-    length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + g.output[2] + t.reach
+    length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + min(block, g.output[2]) + t.reach
 
     def work(first: int, last: int) -> None:
         piece = scratch("piece", chunk * t.planes * length, x.dtype)
@@ -198,7 +198,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     row_length = -(-block // width) * width + width
     chunk = min(c_in, max(1, 256 // taps))
     wide, high = -(-chunk * taps // width) * width, -(-c_out // ROWS) * ROWS
-    length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + g.output[2] + t.reach
+    length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + min(block, g.output[2]) + t.reach
 
     def work(first: int, last: int) -> None:
         piece = scratch("piece", chunk * t.planes * length, x.dtype)
