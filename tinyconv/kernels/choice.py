@@ -8,7 +8,7 @@
 
 The rule, first match:
 
-1. 'depthwise' where every group has one input channel.
+1. 'depthwise' where every group has one input channel and one output channel; or two, but for the input gradient.
 2. 'winograd4' for float32, 3x3 windows of stride 1 without dilation or groups, at least 16 channels on both sides, and
    at least 32 tiles to share the cost of transforming the weights.
 3. 'tiled' where the rows between the outputs, which 'direct' computes and throws away, would be more than a fifth, and at
@@ -60,8 +60,8 @@ def choose(
     face: str, g: Geometry, batch: int, c_in: int, c_out: int, groups: int, dtype: np.dtype[np.generic]
 ) -> Choice:
     """The algorithm for 'conv', 'conv_input' or 'conv_weight' by the rule above, or the one that is forced."""
-    if c_in == groups:
-        return Choice("depthwise", "one input channel a group: nothing to sum but the taps")
+    if c_in == groups and (c_out == groups or (c_out <= 2 * groups and face != "conv_input")):
+        return Choice("depthwise", "one channel a group: nothing to sum but the taps")
     fits = winograd_fits(g, groups)
     if _forced in ("direct", "tiled") or (_forced.startswith("winograd") and fits):
         return Choice(_forced, "forced by use_kernels")

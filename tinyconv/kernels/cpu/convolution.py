@@ -7,17 +7,16 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numba import njit
-
 from tinyconv.geometry import Geometry
 from tinyconv.kernels import im2col
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.choice import choose
 from tinyconv.kernels.cpu import depthwise, direct, tiled, winograd
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
+from tinyconv.kernels.cpu.product import leaf
 from tinyconv.kernels.cpu.threads import parallel
 
-_RUN = {"direct": direct.run, "depthwise": direct.run, "tiled": tiled.run}
+_RUN = {"direct": direct.run, "depthwise": depthwise.run, "tiled": tiled.run}
 
 
 def _volumes(g: Geometry) -> Geometry:
@@ -64,28 +63,32 @@ def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Ar
     read = all(min(phase.kernel) for phase in phases)
     gx = (np.empty if read else np.zeros)((len(gy), groups * c_in, *g.size), gy.dtype)
     strides = element_strides(gx)
+    shape = (groups, c_out, c_in, prod(g.kernel))
     tap_numbers = np.arange(prod(g.kernel)).reshape(g.kernel)
     for phase in phases:
         if min(phase.kernel):
             taps = tap_numbers[phase.taps].reshape(-1)
             rotated = np.empty((groups * c_in, c_out * len(taps)), w.dtype)
-            exchange = partial(exchange_channels, w.reshape(groups, c_out, c_in, -1), taps)
-            out = rotated.reshape(groups, c_in, c_out, -1)
-            parallel(lambda first, last: exchange(out, first, last), c_in, 2 * rotated.size)  # noqa: B023
+            exchange = partial(exchange_channels, w.reshape(-1), shape, taps, rotated.reshape(-1))
+            parallel(exchange, c_in, 2 * rotated.size)
             base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
             steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
             run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
     return gx
 
 
-@njit(nogil=True, cache=True)
-def exchange_channels(w, taps, out, first, last):  # type: ignore[no-untyped-def]
-    """out[g, ci, co, t] = w[g, co, ci, taps[t]] for ci in [first, last)."""
-    for g in range(w.shape[0]):
-        for ci in range(first, last):
-            for co in range(w.shape[1]):
-                for t in range(taps.size):
-                    out[g, ci, co, t] = w[g, co, ci, taps[t]]
+@leaf
+def exchange_channels(w, shape, taps, out, first, last):  # type: ignore[no-untyped-def]
+    """out[g, ci, co, t] = w[g, co, ci, taps[t]] for ci in [first, last), on flat arrays; shape (G, C_out, C_in, K) of w."""
+    groups, c_out, c_in, kernel = shape
+    for g in range(groups):
+        for block in range(first, last, 16):  # a few lines of w are read and of out written at a time
+            for co in range(c_out):
+                for ci in range(block, min(block + 16, last)):
+                    to = ((g * c_in + ci) * c_out + co) * taps.size
+                    source = ((g * c_out + co) * c_in + ci) * kernel
+                    for t in range(taps.size):
+                        out[to + t] = w[source + taps[t]]
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:

@@ -25,7 +25,7 @@ from numba import njit
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.memory import scratch
-from tinyconv.kernels.cpu.product import copy_run, copy_strided_run, multiply_block, transpose
+from tinyconv.kernels.cpu.product import copy_strided_run, copy_to_strided_run, leaf, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, prefetch
 from tinyconv.kernels.cpu.threads import get_num_threads, parallel
 
@@ -75,25 +75,24 @@ def tables(g: Geometry) -> Tables:
     )
 
 
-@njit(nogil=True, cache=True)
-def lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step, piece):  # type: ignore[no-untyped-def]
+@leaf
+def lay_piece(flat, shape, n, channels, od, start, length, depth, rows, runs, pitch, step, piece):  # type: ignore[no-untyped-def]
     """Flat positions [start, start + length) of the planes of some channels, for the outputs of depth od.
 
-    x (N, C, D, H, W); channels (first, last); piece [c, plane, position] on a flat array.
+    flat of ``shape`` (N, C, D, H, W); channels (first, last); piece [c, plane, position] on a flat array.
     """
     planes_h, planes_w, height = rows.shape[0], runs.shape[0], rows.shape[1]
-    flat = x.reshape(-1)
-    plane_in, line = x.shape[2] * x.shape[3] * x.shape[4], VECTOR_BYTES // x.itemsize
+    plane_in, line = shape[2] * shape[3] * shape[4], VECTOR_BYTES // flat.itemsize
     top = start // pitch
     bottom = (start + length - 1) // pitch + 1
     at = 0
     for c in range(channels[0], channels[1]):
         for kd in range(depth.shape[0]):
             id_ = depth[kd, od]
-            image = ((n * x.shape[1] + c) * x.shape[2] + id_) * x.shape[3] * x.shape[4]
+            image = ((n * shape[1] + c) * shape[2] + id_) * shape[3] * shape[4]
             for ph in range(planes_h):
                 for pw in range(planes_w):
-                    inside, count, first = runs[pw]
+                    inside, count, first = runs[pw, 0], runs[pw, 1], runs[pw, 2]
                     for u in range(top, bottom):
                         low, high = max(start - u * pitch, 0), min(start + length - u * pitch, pitch)  # columns wanted
                         left, right = min(max(inside, low), high), min(max(inside + count, low), high)  # on the image
@@ -103,7 +102,7 @@ def lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step,
                         to = at + u * pitch - start
                         for j in range(to + low, to + left):
                             piece[j] = 0
-                        source = image + ih * x.shape[4] + first - inside * step
+                        source = image + ih * shape[4] + first - inside * step
                         for column in range(left * step, right * step, line):  # the next channel's row
                             prefetch(flat, source + plane_in + column)
                         copy_strided_run(piece, to + left, flat, source + left * step, step, right - left)
@@ -122,10 +121,11 @@ def convolve(  # type: ignore[no-untyped-def]
     x (N, C_in, D, H, W); w (C_out, C_in/G * K) flat; y flat, its element (n, co, od, oh, ow) at base + the sum of index
     times stride; out (OD, OH, OW).
     """
-    taps, line = tap_plane.size, VECTOR_BYTES // x.itemsize
+    taps = tap_plane.size
     c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
     positions = (out[1] - 1) * pitch + out[2]
     blocks = -(-positions // block)
+    flat = x.reshape(-1)
     for item in range(first, last):
         rest, part = divmod(item, parts)
         rest, b = divmod(rest, blocks)
@@ -140,7 +140,7 @@ def convolve(  # type: ignore[no-untyped-def]
         for c in range(0, c_in, chunk):
             c_last = min(c + chunk, c_in)
             channels = (group * c_in + c, group * c_in + c_last)
-            lay_piece(x, n, channels, od, start, length, depth, rows, runs, pitch, step, piece)
+            lay_piece(flat, x.shape, n, channels, od, start, length, depth, rows, runs, pitch, step, piece)
             k = 0
             for channel in range(c_last - c):
                 for t in range(taps):
@@ -149,20 +149,21 @@ def convolve(  # type: ignore[no-untyped-def]
             at = group * c_out + co_first
             multiply_block(acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1, piece, 0, columns, k, count)
         for co in range(co_first, co_last):
-            oh = start // pitch
-            while oh * pitch < start + count:
-                low = max(start - oh * pitch, 0)
-                high = min(start + count - oh * pitch, out[2])
-                to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2] + oh * strides[3]
-                source = (co - co_first) * block + oh * pitch - start
-                if strides[4] == 1:
-                    for column in range(low, high, line):  # the next channel's row
-                        prefetch(y, to + strides[1] + column)
-                    copy_run(y, to + low, acc, source + low, high - low)
-                else:
-                    for ow in range(low, high):
-                        y[to + ow * strides[4]] = acc[source + ow]
-                oh += 1
+            to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2]
+            store_rows(acc, (co - co_first) * block, start, count, pitch, y, to, strides, out[2])
+
+
+@leaf
+def store_rows(acc, at, start, count, pitch, y, to, strides, across):  # type: ignore[no-untyped-def]
+    """What was computed for the flat positions [start, start + count) of one channel, without what lies between the rows."""
+    line = VECTOR_BYTES // acc.itemsize
+    for oh in range(start // pitch, (start + count - 1) // pitch + 1):
+        low, high = max(start - oh * pitch, 0), min(start + count - oh * pitch, across)
+        row = to + oh * strides[3] + low * strides[4]
+        if strides[4] == 1:
+            for column in range(0, high - low, line):  # the next channel's row
+                prefetch(y, row + strides[1] + column)
+        copy_to_strided_run(y, row, strides[4], acc, at + oh * pitch - start + low, high - low)
 
 
 @njit(nogil=True, cache=True)
@@ -178,7 +179,7 @@ def correlate(  # type: ignore[no-untyped-def]
     c_in, c_out, plane = x.shape[1] // groups, gw.shape[0] // groups, out[1] * out[2]
     chunks = -(-c_in // chunk)
     high = -(-c_out // ROWS) * ROWS
-    columns = np.empty(block, np.int64)
+    columns, flat = np.empty(block, np.int64), x.reshape(-1)
     for item in range(first, last):
         group, c = item // chunks, item % chunks * chunk
         count = min(chunk, c_in - c)
@@ -193,7 +194,7 @@ def correlate(  # type: ignore[no-untyped-def]
                     stop = min(start + block, plane)
                     begin = start // out[2] * pitch + start % out[2]
                     length = (stop - 1) // out[2] * pitch + (stop - 1) % out[2] + 1 - begin + reach
-                    lay_piece(x, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
+                    lay_piece(flat, x.shape, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
                     transpose(piece, planes * length, count, turned, wide)
                     for q in range(start, stop):
                         columns[q - start] = (q // out[2] * pitch + q % out[2] - begin) * wide

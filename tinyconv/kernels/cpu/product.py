@@ -11,27 +11,20 @@ _three, _two, _one = multiply_tile[ROWS, 3], multiply_tile[ROWS, 2], multiply_ti
 _row_of_eight, _row_of_one = multiply_tile[1, 8], multiply_tile[1, 1]
 _vector, _half, _quarter = copy_vector[1], copy_vector[2], copy_vector[4]
 
+#: For functions that allocate nothing: without it Numba counts references to their arrays, one atomic operation for each
+#: row of an image, which takes longer than copying the row.
+leaf = njit(nogil=True, cache=True, _nrt=False)
+
 
 @njit(nogil=True, cache=True)
 def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
     """acc[r, q] += sum over k < terms of w[(first + r) * length + start + k * along] b[shift + columns[k] + q], q < count.
 
     In the order of k, on flat arrays. acc has rows of ``pitch``, and of them a multiple of ROWS; its columns and those
-    of b beyond ``count`` are touched: up to a whole vector, or seven more where there is one row only.
+    of b beyond ``count`` are touched up to a whole vector.
     """
     width = VECTOR_BYTES // acc.itemsize
     rows = np.empty(ROWS, np.int64)
-    if last - first == 1:  # a depthwise convolution: long tiles of one row
-        rows[0] = first * length + start
-        q = 0
-        while q < count:
-            if count - q > 4 * width:
-                _row_of_eight(acc, q, pitch, w, rows, along, b, shift + q, columns, terms)
-                q += 8 * width
-            else:
-                _row_of_one(acc, q, pitch, w, rows, along, b, shift + q, columns, terms)
-                q += width
-        return
     for r in range(first, last, ROWS):
         for m in range(ROWS):
             rows[m] = min(r + m, last - 1) * length + start  # rows beyond the last are computed and never looked at
@@ -50,7 +43,24 @@ def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, c
                 q += width
 
 
-@njit(nogil=True, cache=True)
+@leaf
+def multiply_row(acc, w, row, b, columns, terms, count):  # type: ignore[no-untyped-def]
+    """acc[q] += sum over k < terms of w[row[0] + k] b[columns[k] + q], q < count: one row, in long tiles.
+
+    Columns of acc and b beyond ``count`` are touched up to eight vectors.
+    """
+    width = VECTOR_BYTES // acc.itemsize
+    q = 0
+    while q < count:
+        if count - q > 4 * width:
+            _row_of_eight(acc, q, 0, w, row, 1, b, q, columns, terms)
+            q += 8 * width
+        else:
+            _row_of_one(acc, q, 0, w, row, 1, b, q, columns, terms)
+            q += width
+
+
+@leaf
 def transpose(a, length, count, out, wide):  # type: ignore[no-untyped-def]
     """out[j, i] = a[i, j] for i < count rows of ``length``, on flat arrays; out has rows of ``wide`` >= count.
 
@@ -95,3 +105,13 @@ def copy_strided_run(out, to, a, at, step, count):  # type: ignore[no-untyped-de
     else:
         for j in range(count):
             out[to + j] = a[at + j * step]
+
+
+@njit(nogil=True, inline="always")
+def copy_to_strided_run(out, to, step, a, at, count):  # type: ignore[no-untyped-def]
+    """out[to + j * step] = a[at + j] for j < count, on flat arrays."""
+    if step == 1:
+        copy_run(out, to, a, at, count)
+    else:
+        for j in range(count):
+            out[to + j * step] = a[at + j]

@@ -21,26 +21,26 @@ from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.direct import lay_piece, tables
 from tinyconv.kernels.cpu.memory import scratch
-from tinyconv.kernels.cpu.product import copy_run, multiply_block, transpose
+from tinyconv.kernels.cpu.product import copy_to_strided_run, leaf, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, prefetch
 from tinyconv.kernels.cpu.threads import get_num_threads, parallel
 
 _vector = copy_vector[1]
 
 
-@njit(nogil=True, cache=True)
+@leaf
 def lay_columns(  # type: ignore[no-untyped-def]
-    x, n, channels, od, start, stop, across, depth, rows, runs, tap_plane, tap_row, tap_column, step, pitch, reach,
+    flat, shape, n, channels, od, start, stop, across, depth, rows, runs, tap_plane, tap_row, tap_column, step, pitch, reach,
     planes, piece, columns, row_length, at,
 ):  # fmt: skip
     """columns[(c, tap), at + position - start], positions [start, stop) of the output plane od, rows of ``across``.
 
     Whole vectors are written, so up to a vector beyond the last position.
     """
-    width = VECTOR_BYTES // x.itemsize
+    width = VECTOR_BYTES // flat.itemsize
     begin = start // across * pitch + start % across
     length = (stop - 1) // across * pitch + (stop - 1) % across + 1 - begin + reach
-    lay_piece(x, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
+    lay_piece(flat, shape, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
     row = at
     for c in range(channels[1] - channels[0]):
         for t in range(tap_plane.size):
@@ -62,11 +62,11 @@ def convolve(  # type: ignore[no-untyped-def]
     depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, columns, acc,
 ):  # fmt: skip
     """Items [first, last) of (group, block of positions, part of the channels); arguments as in direct.convolve."""
-    taps, plane, width = tap_plane.size, out[1] * out[2], VECTOR_BYTES // x.itemsize
+    taps, plane = tap_plane.size, out[1] * out[2]
     c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
     positions = x.shape[0] * out[0] * plane
     blocks = -(-positions // block)
-    at_row = np.arange(chunk * taps) * row_length
+    at_row, flat = np.arange(chunk * taps) * row_length, x.reshape(-1)
     for item in range(first, last):
         rest, part = divmod(item, parts)
         group, b = divmod(rest, blocks)
@@ -83,7 +83,7 @@ def convolve(  # type: ignore[no-untyped-def]
                 n, od = divmod(slab, out[0])
                 high = min(plane, low + stop - position)
                 lay_columns(
-                    x, n, channels, od, low, high, out[2], depth, rows, runs, tap_plane, tap_row, tap_column,
+                    flat, x.shape, n, channels, od, low, high, out[2], depth, rows, runs, tap_plane, tap_row, tap_column,
                     step, pitch, reach, planes, piece, columns, row_length, position - start,
                 )  # fmt: skip
                 position += high - low
@@ -93,22 +93,25 @@ def convolve(  # type: ignore[no-untyped-def]
                 columns, 0, at_row, terms, stop - start,
             )  # fmt: skip
         for co in range(co_first, co_last):
-            position = start
-            while position < stop:
-                slab, low = divmod(position, plane)
-                n, od = divmod(slab, out[0])
-                oh, ow = divmod(low, out[2])
-                wide = min(out[2] - ow, stop - position)
-                to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2] + oh * strides[3]
-                source = (co - co_first) * block + position - start
-                if strides[4] == 1:
-                    for j in range(0, wide, width):
-                        prefetch(y, to + ow + strides[1] + j)
-                    copy_run(y, to + ow, acc, source, wide)
-                else:
-                    for j in range(wide):
-                        y[to + (ow + j) * strides[4]] = acc[source + j]
-                position += wide
+            to = base + (group * c_out + co) * strides[1]
+            store_positions(acc, (co - co_first) * block, start, stop, out, y, to, strides)
+
+
+@leaf
+def store_positions(acc, at, start, stop, out, y, to, strides):  # type: ignore[no-untyped-def]
+    """Output positions [start, stop) of one channel, in the order n, od, oh, ow."""
+    width = VECTOR_BYTES // acc.itemsize
+    position = start
+    while position < stop:
+        row, ow = position // out[2], position % out[2]
+        plane, oh = row // out[1], row % out[1]
+        wide = min(out[2] - ow, stop - position)
+        first = to + plane // out[0] * strides[0] + plane % out[0] * strides[2] + oh * strides[3] + ow * strides[4]
+        if strides[4] == 1:
+            for j in range(0, wide, width):  # the next channel's row
+                prefetch(y, first + strides[1] + j)
+        copy_to_strided_run(y, first, strides[4], acc, at + position - start, wide)
+        position += wide
 
 
 @njit(nogil=True, cache=True)
@@ -121,6 +124,7 @@ def correlate(  # type: ignore[no-untyped-def]
     c_in, c_out = x.shape[1] // groups, gw.shape[0] // groups
     chunks = -(-c_in // chunk)
     high = -(-c_out // ROWS) * ROWS
+    flat = x.reshape(-1)
     for item in range(first, last):
         group, c = item // chunks, item % chunks * chunk
         terms = min(chunk, c_in - c) * taps
@@ -135,7 +139,7 @@ def correlate(  # type: ignore[no-untyped-def]
             for start in range(0, plane, block):
                 stop = min(start + block, plane)
                 lay_columns(
-                    x, n, channels, od, start, stop, out[2], depth, rows, runs, tap_plane, tap_row, tap_column,
+                    flat, x.shape, n, channels, od, start, stop, out[2], depth, rows, runs, tap_plane, tap_row, tap_column,
                     step, pitch, reach, planes, piece, columns, row_length, 0,
                 )  # fmt: skip
                 transpose(columns, row_length, terms, turned, wide)

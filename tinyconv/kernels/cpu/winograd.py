@@ -30,7 +30,7 @@ from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.direct import lay_piece, tables
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, scratch
-from tinyconv.kernels.cpu.product import copy_run, multiply_block, transpose
+from tinyconv.kernels.cpu.product import copy_run, leaf, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, sandwich
 from tinyconv.kernels.cpu.threads import get_num_threads, parallel
 
@@ -63,24 +63,24 @@ _GRADIENT_BYTES = 8 << 20  # of the transformed pixels and cotangents that are s
 # Kernels. E: the (m+2)^2 elements of a tile; T: tiles of a block, whole rows of them; the vectors run over channels
 
 
-@njit(nogil=True, cache=True)
+@leaf
 def transform_images(  # type: ignore[no-untyped-def]
-    m, halo, x, first, last, tiles, c, depth, rows, runs, pitch, piece, turned, out, at, along, apart
+    m, halo, flat, shape, first, last, tiles, c, depth, rows, runs, pitch, piece, turned, out, at, along, apart
 ):
     """Tile rows [first, last) of a vector of channels from c on, to out[element * apart + at + tile * along].
 
-    x (N, C, D, H, W); tiles (depths, rows, columns) of the tiles of an image. With a ``halo`` the tiles are pixels and
+    flat of ``shape`` (N, C, D, H, W); tiles (depths, rows, columns) of the tiles of an image. With a ``halo`` the tiles are pixels and
     overlap, B^t d B; without, they are cotangents, A y' A^t.
     """
-    width = VECTOR_BYTES // x.itemsize
-    count = min(width, x.shape[1] - c)
+    width = VECTOR_BYTES // flat.itemsize
+    count = min(width, shape[1] - c)
     row = first
     while row < last:
         plane, low = divmod(row, tiles[1])
         high = min(tiles[1], low + last - row)
         n, od = divmod(plane, tiles[0])
         length = ((high - low) * m + halo) * pitch
-        lay_piece(x, n, (c, c + count), od, low * m * pitch, length, depth, rows, runs, pitch, 1, piece)
+        lay_piece(flat, shape, n, (c, c + count), od, low * m * pitch, length, depth, rows, runs, pitch, 1, piece)
         piece[count * length : width * length] = 0
         transpose(piece, length, width, turned, width)
         for tile in range((high - low) * tiles[2]):
@@ -132,7 +132,7 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
     width, elements = VECTOR_BYTES // x.itemsize, (m + 2) * (m + 2)
     per_depth = padded // depth.shape[0]
     total = x.shape[0] * tiles[0] * tiles[1]
-    columns, flat = np.arange(padded) * wide, y.reshape(-1)
+    columns, pixels_in, flat = np.arange(padded) * wide, x.reshape(-1), y.reshape(-1)
     finite = True
     for item in range(first, last):
         top, bottom = item * block, min((item + 1) * block, total)
@@ -141,7 +141,7 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
         for term in range(0, padded, width):
             kd, c = divmod(term, per_depth)
             transform_images(
-                m, 2, x, top, bottom, tiles, c, depth[kd : kd + 1], rows, runs, pitch,
+                m, 2, pixels_in, x.shape, top, bottom, tiles, c, depth[kd : kd + 1], rows, runs, pitch,
                 piece, turned, pixels, term, padded, count * padded,
             )  # fmt: skip
         products[: elements * high * wide] = 0
@@ -169,11 +169,18 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
                 lanes = min(width, y.shape[1] - co)
                 finite &= all_finite(turned[: lanes * whole])
                 for lane in range(lanes):
-                    for oh in range(low * m, min(up * m, y.shape[3])):
-                        to = ((n * y.shape[1] + co + lane) * y.shape[2] + od) * y.shape[3] * y.shape[4] + oh * y.shape[4]
-                        copy_run(flat, to, turned, lane * whole + (oh - low * m) * across, y.shape[4])
+                    to = ((n * y.shape[1] + co + lane) * y.shape[2] + od) * y.shape[3] * y.shape[4]
+                    rows_out = (low * m, min(up * m, y.shape[3]))
+                    store_tile_rows(turned, lane * whole, across, rows_out, flat, to, y.shape[4])
                 row += up - low
     return finite
+
+
+@leaf
+def store_tile_rows(strip, at, across, rows, y, to, columns):  # type: ignore[no-untyped-def]
+    """Output rows (first, last) of a strip whose rows are ``across`` long, to one channel's plane of y."""
+    for oh in range(rows[0], rows[1]):
+        copy_run(y, to + oh * columns, strip, at + (oh - rows[0]) * across, columns)
 
 
 @njit(nogil=True, cache=True)
@@ -310,13 +317,13 @@ def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
                 if at < padded:
                     kd, c = divmod(at, padded // depths)
                     transform_images(
-                        m, 2, x, top, bottom, tiles, c, t.depth[kd : kd + 1], t.rows, t.runs, t.pitch,
+                        m, 2, x.reshape(-1), x.shape, top, bottom, tiles, c, t.depth[kd : kd + 1], t.rows, t.runs, t.pitch,
                         piece, turned, pixels, at, padded, count * padded,
                     )  # fmt: skip
                 else:
                     c = at - padded
                     transform_images(
-                        m, 0, gy, top, bottom, tiles, c, ty.depth, ty.rows, ty.runs, ty.pitch,
+                        m, 0, gy.reshape(-1), gy.shape, top, bottom, tiles, c, ty.depth, ty.rows, ty.runs, ty.pitch,
                         piece, turned, cotangents, c, wide, count * wide,
                     )  # fmt: skip
 
