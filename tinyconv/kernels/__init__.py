@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from tinyconv.geometry import Geometry, Sizes
-from tinyconv.kernels import im2col, loops
+from tinyconv.kernels import choice, im2col, loops
 from tinyconv.kernels.arrays import Array, array_module, scratch_limit, set_scratch_limit
 from tinyconv.kernels.axismap import AxisMap
+from tinyconv.kernels.choice import explain_choice
 
 __all__ = [
     "LADDER",
@@ -36,6 +37,7 @@ __all__ = [
     "conv",
     "conv_input",
     "conv_weight",
+    "explain_choice",
     "fold",
     "kernel",
     "max_pool",
@@ -75,16 +77,23 @@ class use_kernels:  # noqa: N801 - used like a function
     ...     print(kernel("conv").__module__)
     tinyconv.kernels.loops
 
+    ``conv`` chooses among the algorithms of the rung ``numba``: 'auto' follows the rule in :mod:`tinyconv.kernels.choice`;
+    'direct', 'tiled', 'winograd2' and 'winograd4' are used wherever they can compute the convolution; 'exact' is
+    'auto' without Winograd's, so that every sum runs over the products of the definition. What is not given stays.
     The choice holds for the whole process, all threads included. Leaving the block restores what was in
     use before it, also after an exception.
     """
 
-    def __init__(self, rung: str) -> None:
+    def __init__(self, rung: str | None = None, conv: str | None = None) -> None:
         global _rung
-        if rung not in LADDER:
+        if rung is not None and rung not in LADDER:
             raise ValueError(f"use_kernels: rung must be one of {', '.join(map(repr, LADDER))}, but is {rung!r}.")
-        self._before = _rung
-        _rung = rung
+        if conv is not None and conv not in choice.ALGORITHMS:
+            algorithms = ", ".join(map(repr, choice.ALGORITHMS))
+            raise ValueError(f"use_kernels: conv must be one of {algorithms}, but is {conv!r}.")
+        self._before = _rung, choice.forced()
+        _rung = rung or _rung
+        choice.force(conv or choice.forced())
 
     def __enter__(self) -> None:
         return None
@@ -93,7 +102,8 @@ class use_kernels:  # noqa: N801 - used like a function
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _rung
-        _rung = self._before
+        _rung, algorithm = self._before
+        choice.force(algorithm)
 
 
 def _module(rung: str) -> ModuleType | None:

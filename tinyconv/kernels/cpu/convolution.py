@@ -7,10 +7,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
 from tinyconv.geometry import Geometry
 from tinyconv.kernels import im2col
 from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.choice import choose
+from tinyconv.kernels.choice import choose, volumes
 from tinyconv.kernels.cpu import depthwise, direct, tiled, winograd
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
 from tinyconv.kernels.cpu.product import leaf
@@ -19,19 +20,9 @@ from tinyconv.kernels.cpu.threads import parallel
 _RUN = {"direct": direct.run, "depthwise": depthwise.run, "tiled": tiled.run}
 
 
-def _volumes(g: Geometry) -> Geometry:
-    """The same windows with three axes. Where they are single pixels, all of them in order, with one axis that is long."""
-    if prod(g.kernel) == 1 and g.output == g.size and max(g.stride) == 1 and g.padding == ((0, 0),) * g.rank:
-        line = (1, 1, prod(g.size))
-        return Geometry(line, (1, 1, 1), (1, 1, 1), ((0, 0),) * 3, (1, 1, 1), line)
-    while g.rank < 3:
-        g = g.lifted()
-    return g
-
-
 def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O)."""
-    v = _volumes(g)
+    v = volumes(g)
     x, w = plain(x).reshape(*x.shape[:2], *v.size), plain(w).reshape(*w.shape[:2], *v.kernel)
     algorithm = choose("conv", v, len(x), x.shape[1], len(w), groups, x.dtype).algorithm
     y = winograd.conv(x, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
@@ -44,7 +35,7 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
 
 def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I)."""
-    v = _volumes(g)
+    v = volumes(g)
     flat = plain(w).reshape(-1)
     if not all_finite(flat):  # beyond the border, zeros would meet an infinite weight where the definition has no product
         return im2col.conv_input(gy, w, g, groups)
@@ -93,7 +84,7 @@ def exchange_channels(w, shape, taps, out, first, last):  # type: ignore[no-unty
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
-    v = _volumes(g)
+    v = volumes(g)
     x, gy = plain(x).reshape(*x.shape[:2], *v.size), plain(gy).reshape(*gy.shape[:2], *v.output)
     algorithm = choose("conv_weight", v, len(x), x.shape[1], gy.shape[1], groups, x.dtype).algorithm
     gw = winograd.conv_weight(x, gy, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
