@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 from tinyconv.kernels.cpu.convolution import conv, conv_input
-from tinyconv.kernels.cpu.threads import get_num_threads, set_num_threads
+from tinyconv.kernels.cpu.pool import adaptive_max_pool, avg_pool, avg_pool_input, max_pool, scatter_windows
