@@ -39,6 +39,8 @@ __all__ = [
     "fold",
     "kernel",
     "max_pool",
+    "normalise",
+    "normalise_grad",
     "resample",
     "scatter_windows",
     "scratch_limit",
@@ -61,6 +63,8 @@ OPERATORS = (
     "fold",
     "resample",
     "adaptive_max_pool",
+    "normalise",
+    "normalise_grad",
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
@@ -221,3 +225,25 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
     x (N, C, *I) to two arrays (N, C, *O).
     """
     return kernel("adaptive_max_pool", x)(x, maps)
+
+
+# --------------------------------------------------------------------------------------------------
+# Normalisation
+
+
+def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    """(y, mean, var) with y = weight (x - mean) / sqrt(var + eps) + bias, the (biased) statistics taken over ``axes``.
+
+    weight and bias have as many axes as x, and broadcast to it. mean and var are float64, with axes of size 1.
+    """
+    return kernel("normalise", x)(x, weight, bias, axes, eps)
+
+
+def normalise_grad(
+    g: Array, x: Array, weight: Array, mean: Array, var: Array, axes: tuple[int, ...], eps: float
+) -> tuple[Array, Array, Array]:
+    """The gradients (dx, dweight, dbias) of normalise for the cotangent g of y. With n = (x - mean) / sqrt(var + eps):
+
+    dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps),  dweight = sum g n,  dbias = sum g.
+    """
+    return kernel("normalise_grad", x)(g, x, weight, mean, var, axes, eps)

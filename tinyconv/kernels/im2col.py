@@ -1,4 +1,4 @@
-"""The kernels in array language: a convolution as one matrix product over columns of pixels.
+"""The kernels in array language; a convolution is one matrix product over columns of pixels.
 
 A window map reads, for each output position, one pixel a tap. Written out as a matrix of one column a
 position ("im2col"), a convolution is the weight matrix times that matrix; its input gradient is the
@@ -315,3 +315,62 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
         y[out] = xp.where(wins, value, y[out])
         indices[out] = xp.where(wins, pixels[inp], indices[out])
     return y, indices
+
+
+# --------------------------------------------------------------------------------------------------
+# Normalisation
+
+
+def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    """One pass for the mean, and a second, over x - mean, for the variance and what the mean lost by rounding."""
+    xp = array_module(x)
+    wide = x.astype(sum_dtype(native(x).dtype), copy=False)
+    mean = wide.mean(axes, keepdims=True)
+    y = wide - mean
+    # A mean of 1e4 is rounded by more than its float32 data, minus it, are: what is left over is taken off again.
+    rest = y.mean(axes, keepdims=True)
+    var = xp.square(y).mean(axes, keepdims=True) - rest * rest
+    var = xp.maximum(var, 0).astype(xp.float64)
+    scale = _rstd(var, eps, wide.dtype) * weight
+    y *= scale
+    y += bias - rest * scale
+    return y.astype(native(x).dtype, copy=False), mean.astype(xp.float64) + rest, var
+
+
+def _rstd(var: Array, eps: float, dtype: np.dtype[Any]) -> Array:
+    return (1 / array_module(var).sqrt(var + eps)).astype(dtype, copy=False)
+
+
+def normalise_grad(
+    g: Array, x: Array, weight: Array, mean: Array, var: Array, axes: tuple[int, ...], eps: float
+) -> tuple[Array, Array, Array]:
+    """dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps), dw = sum g n, db = sum g, n = (x - mean) / sqrt(...)."""
+    xp = array_module(x)
+    dtype = sum_dtype(native(x).dtype)
+    count = prod(x.shape[a] for a in axes)
+    over_weight = tuple(a for a in range(x.ndim) if weight.shape[a] == 1)
+    rstd, centre = _rstd(var, eps, dtype), mean.astype(dtype)
+    g = g.astype(dtype, copy=False)
+    n = x.astype(dtype, copy=False) - centre
+    n -= (mean - centre).astype(dtype)
+    n *= rstd
+    gn = g * n
+    if all(a in over_weight for a in axes):
+        # w is one number wherever the mean is one, and moves out of the sums.
+        sum_g, sum_gn = g.sum(axes, keepdims=True), gn.sum(axes, keepdims=True)
+        dw, db = sum_gn.sum(over_weight, keepdims=True), sum_g.sum(over_weight, keepdims=True)
+        outer = rstd * weight
+        n *= sum_gn / -count
+        n += g
+        n -= sum_g / count
+    else:
+        dw, db = gn.sum(over_weight, keepdims=True), g.sum(over_weight, keepdims=True)
+        outer = rstd
+        gn *= weight
+        n *= gn.mean(axes, keepdims=True)
+        gw = g * weight
+        xp.subtract(gw, n, out=n)
+        n -= gw.mean(axes, keepdims=True)
+    n *= outer
+    dx, dw, db = (a.astype(native(b).dtype, copy=False) for a, b in ((n, x), (dw, weight), (db, weight)))
+    return dx, dw, db
