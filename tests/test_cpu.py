@@ -60,6 +60,8 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
         "resample": (lambda x: kernels.resample(x, maps), [x]),
         "adaptive_max_pool": (lambda x: kernels.adaptive_max_pool(x, maps), [x]),
         "normalise": (lambda x, w: kernels.normalise(x, w, w, *norm), [x, weight]),
+        "relu": (kernels.relu, [x]),
+        "relu_grad": (kernels.relu_grad, [x, x[::-1]]),
         "normalise_grad": (lambda g, x, w: kernels.normalise_grad(g, x, w, mean, var, *norm), [x[::-1], x, weight]),
     }
 

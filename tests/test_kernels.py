@@ -528,6 +528,28 @@ def test_what_is_not_finite_spoils_its_own_group_only(rung: str, special: float,
 
 
 # --------------------------------------------------------------------------------------------------
+# Activation
+
+
+@every_rung
+@pytest.mark.parametrize("size", [0, 7, 20_000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_relu_and_its_gradient_are_those_of_torch(rung: str, size: int, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.permutation(np.resize(np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -2.5], dtype), size))
+    g = rng.permutation(x)
+    X = torch.from_numpy(x.copy()).requires_grad_()
+    expected = torch.relu(X)
+    (expected_gx,) = torch.autograd.grad(expected, X, torch.from_numpy(g.copy()))
+    with kernels.use_kernels(rung):
+        y = kernels.relu(x)
+        gx = kernels.relu_grad(g, y)
+    assert y.dtype == gx.dtype == dtype
+    np.testing.assert_array_equal(y, expected.detach().numpy())
+    np.testing.assert_array_equal(gx, expected_gx.numpy())
+
+
+# --------------------------------------------------------------------------------------------------
 # Memory, CuPy
 
 

@@ -41,6 +41,8 @@ __all__ = [
     "max_pool",
     "normalise",
     "normalise_grad",
+    "relu",
+    "relu_grad",
     "resample",
     "scatter_windows",
     "scratch_limit",
@@ -65,6 +67,8 @@ OPERATORS = (
     "adaptive_max_pool",
     "normalise",
     "normalise_grad",
+    "relu",
+    "relu_grad",
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
@@ -247,3 +251,17 @@ def normalise_grad(
     dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps),  dweight = sum g n,  dbias = sum g.
     """
     return kernel("normalise_grad", x)(g, x, weight, mean, var, axes, eps)
+
+
+# --------------------------------------------------------------------------------------------------
+# Activation
+
+
+def relu(x: Array) -> Array:
+    """y = max(x, 0), NaN for NaN; any shape."""
+    return kernel("relu", x)(x)
+
+
+def relu_grad(g: Array, y: Array) -> Array:
+    """gx = g where not y <= 0, else 0: the gradient of relu at its output y, for a cotangent g of the same shape."""
+    return kernel("relu_grad", g)(g, y)

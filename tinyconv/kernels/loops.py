@@ -322,3 +322,24 @@ def normalise_grad(
             dw[own] += g.item(i) * n_i
             db[own] += g.item(i)
     return dx, dw.astype(native(weight).dtype), db.astype(native(weight).dtype)
+
+
+# --------------------------------------------------------------------------------------------------
+# Activation
+
+
+def relu(x: Array) -> Array:
+    """y = max(x, 0), NaN for NaN."""
+    x = native(x)
+    y = np.empty(x.shape, x.dtype)
+    for i in np.ndindex(x.shape):
+        y[i] = 0 if x[i] <= 0 else x[i]
+    return y
+
+
+def relu_grad(g: Array, y: Array) -> Array:
+    """gx = g where not y <= 0, else 0."""
+    gx = np.empty(g.shape, native(g).dtype)
+    for i in np.ndindex(g.shape):
+        gx[i] = 0 if y[i] <= 0 else g[i]
+    return gx
