@@ -47,6 +47,9 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
     weight = normal(1, 8, 1, 1, dtype=dtype)
     mean, var = np.zeros((1, 8, 1, 1)), np.ones((1, 8, 1, 1))
     norm = (0, 2, 3), 1e-5
+    scores = x.reshape(n, 8, -1)
+    target, valid = indices.reshape(n, 8, -1)[:, 0] % 8, np.ones((n, scores.shape[2]), bool)
+    target = np.resize(target, valid.shape)
     return {
         "conv": (lambda x, w: kernels.conv(x, w, same, 1), [square, w]),
         "conv_input": (lambda gy, w: kernels.conv_input(gy, w, same, 1), [square, w]),
@@ -62,6 +65,11 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
         "normalise": (lambda x, w: kernels.normalise(x, w, w, *norm), [x, weight]),
         "relu": (kernels.relu, [x]),
         "relu_grad": (kernels.relu_grad, [x, x[::-1]]),
+        "cross_entropy": (lambda x: kernels.cross_entropy(x, target, valid, valid), [scores]),
+        "cross_entropy_grad": (
+            lambda x, g: kernels.cross_entropy_grad(g, x, target, valid, valid, g[:, None], g[:, None]),
+            [scores, scores[:, 0]],
+        ),
         "normalise_grad": (lambda g, x, w: kernels.normalise_grad(g, x, w, mean, var, *norm), [x[::-1], x, weight]),
     }
 

@@ -550,6 +550,41 @@ def test_relu_and_its_gradient_are_those_of_torch(rung: str, size: int, dtype: t
 
 
 # --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+@not_finite
+@every_rung
+@pytest.mark.parametrize("special", [None, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("pixels", [1, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_and_its_gradient_are_those_of_torch(
+    rung: str, special: float | None, pixels: int, dtype: type
+) -> None:
+    """Within 16 units of the last place of the largest number, scores from -100 to 100 among them."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((3, 5, pixels)) * rng.choice([1, 30], (3, 1, pixels))).astype(dtype)
+    if special is not None:
+        x[1, 2, 0] = special
+    target, g = rng.integers(0, 5, (3, pixels)), rng.standard_normal((3, pixels)).astype(dtype)
+    factor, valid = rng.uniform(0.5, 2, (3, pixels)).astype(dtype), rng.random((3, pixels)) < 0.8
+    X = as_torch(x).requires_grad_()
+    valid[1, 0] = True
+    ignoring = np.where(valid, target, -1)
+    expected = F.cross_entropy(X, torch.from_numpy(ignoring), reduction="none", ignore_index=-1) * as_torch(factor)
+    (expected_dx,) = torch.autograd.grad(expected, X, as_torch(g))
+    with kernels.use_kernels(rung):
+        loss, top, log_sum = kernels.cross_entropy(x, target, factor, valid)
+        dx = kernels.cross_entropy_grad(g, x, target, factor, valid, top, log_sum)
+    assert loss.dtype == dx.dtype == dtype
+    unit = 2.0**-10 if dtype is np.float16 else 16 * UNIT[dtype]
+    with np.errstate(invalid="ignore"):  # of infinite losses
+        for result, reference in ((loss, expected.detach().numpy()), (dx, expected_dx.numpy())):
+            largest = np.abs(reference[np.isfinite(reference)]).max(initial=1)
+            np.testing.assert_allclose(result, reference, rtol=unit, atol=unit * largest)
+
+
+# --------------------------------------------------------------------------------------------------
 # Memory, CuPy
 
 

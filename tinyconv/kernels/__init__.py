@@ -36,6 +36,8 @@ __all__ = [
     "conv",
     "conv_input",
     "conv_weight",
+    "cross_entropy",
+    "cross_entropy_grad",
     "fold",
     "kernel",
     "max_pool",
@@ -69,6 +71,8 @@ OPERATORS = (
     "normalise_grad",
     "relu",
     "relu_grad",
+    "cross_entropy",
+    "cross_entropy_grad",
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
@@ -265,3 +269,23 @@ def relu(x: Array) -> Array:
 def relu_grad(g: Array, y: Array) -> Array:
     """gx = g where not y <= 0, else 0: the gradient of relu at its output y, for a cotangent g of the same shape."""
     return kernel("relu_grad", g)(g, y)
+
+
+# --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """(loss, top, log_sum): loss[n, j] = factor (log_sum + top - x[n, target, j]), 0 where not ``valid``.
+
+    x (N, C, L); target (int64), factor and valid (bool) (N, L). top[n, 0, j] = max over c of x[n, c, j], and log_sum =
+    log sum over c of e^(x - top), are what the gradient needs.
+    """
+    return kernel("cross_entropy", x)(x, target, factor, valid)
+
+
+def cross_entropy_grad(
+    g: Array, x: Array, target: Array, factor: Array, valid: Array, top: Array, log_sum: Array
+) -> Array:
+    """dx[n, c, j] = factor g (e^(x - top - log_sum) - [c = target]), 0 where not ``valid``; g (N, L)."""
+    return kernel("cross_entropy_grad", x)(g, x, target, factor, valid, top, log_sum)

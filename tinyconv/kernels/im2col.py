@@ -399,3 +399,33 @@ def relu(x: Array) -> Array:
 def relu_grad(g: Array, y: Array) -> Array:
     """g where not y <= 0"""
     return gated(native(g), ~(y <= 0))
+
+
+# --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """loss = f (log sum e^(x - top) - (x[t] - top)), in one array of the size of x."""
+    xp = array_module(x)
+    top = x.max(1, keepdims=True)
+    z = x.astype(sum_dtype(native(x).dtype), copy=False) - top  # (N, C, L)
+    chosen = xp.take_along_axis(z, target[:, None], 1)
+    log_sum = xp.log(xp.exp(z, out=z).sum(1, keepdims=True))
+    loss = (log_sum - chosen)[:, 0] * factor  # (N, L)
+    return xp.where(valid, loss, 0).astype(native(x).dtype, copy=False), top, log_sum
+
+
+def cross_entropy_grad(
+    g: Array, x: Array, target: Array, factor: Array, valid: Array, top: Array, log_sum: Array
+) -> Array:
+    """f g (e^(x - top - log_sum) - onehot(t)), in one array."""
+    xp = array_module(x)
+    scale = xp.where(valid, g * factor, 0)  # (N, L)
+    p = x.astype(log_sum.dtype, copy=False) - top
+    p -= log_sum
+    xp.exp(p, out=p)
+    p *= scale[:, None]
+    image, pixel = xp.arange(x.shape[0])[:, None], xp.arange(x.shape[2])
+    p[image, target, pixel] -= scale
+    return p.astype(native(x).dtype, copy=False)

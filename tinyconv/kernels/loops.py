@@ -343,3 +343,34 @@ def relu_grad(g: Array, y: Array) -> Array:
     for i in np.ndindex(g.shape):
         gx[i] = 0 if y[i] <= 0 else g[i]
     return gx
+
+
+# --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """x (N, C, L), the others (N, L) to loss (N, L), and the largest score and the log of the sum, both (N, 1, L)."""
+    N, C, L = x.shape
+    loss = np.zeros((N, L), native(x).dtype)
+    top, log_sum = np.empty((2, N, 1, L))
+    for n, j in np.ndindex(N, L):
+        scores = [x.item(n, c, j) for c in range(C)]
+        top[n, 0, j] = math.nan if any(s != s for s in scores) else max(scores)
+        z = [s - top.item(n, 0, j) for s in scores]
+        log_sum[n, 0, j] = math.log(sum(math.exp(v) for v in z))
+        if valid[n, j]:
+            loss[n, j] = factor.item(n, j) * (log_sum.item(n, 0, j) - z[target[n, j]])
+    return loss, top, log_sum
+
+
+def cross_entropy_grad(
+    g: Array, x: Array, target: Array, factor: Array, valid: Array, top: Array, log_sum: Array
+) -> Array:
+    """dx[n, c, j] = f g (softmax(x)[c] - 1 where c is the target), 0 where not valid."""
+    dx = np.zeros(x.shape, native(x).dtype)
+    for n, c, j in np.ndindex(x.shape):
+        if valid[n, j]:
+            p = math.exp(x.item(n, c, j) - top.item(n, 0, j) - log_sum.item(n, 0, j))
+            dx[n, c, j] = factor.item(n, j) * g.item(n, j) * (p - (c == target[n, j]))
+    return dx
