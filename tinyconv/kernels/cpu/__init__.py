@@ -8,3 +8,4 @@ from tinyconv.kernels.cpu.convolution import conv, conv_input
 from tinyconv.kernels.cpu.entropy import cross_entropy, cross_entropy_grad
 from tinyconv.kernels.cpu.norm import normalise, normalise_grad
 from tinyconv.kernels.cpu.pool import adaptive_max_pool, avg_pool, avg_pool_input, max_pool, scatter_windows
+from tinyconv.kernels.cpu.resample import resample
