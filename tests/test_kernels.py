@@ -441,6 +441,150 @@ def test_resampling_multiplies_by_the_matrix_of_each_axis(rung: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# Normalisation
+
+
+def torch_batch_norm(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return F.batch_norm(x, None, None, w.flatten(), b.flatten(), True)
+
+
+def torch_instance_norm(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return F.instance_norm(x, None, None, w.flatten(), b.flatten())
+
+
+def torch_group_norm(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """x (N, G, C/G, L)"""
+    return F.group_norm(x.flatten(1, 2), x.shape[1], w.flatten(), b.flatten()).reshape(x.shape)
+
+
+def torch_layer_norm(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[1:], w[0].expand(x.shape[1:]), b[0].expand(x.shape[1:]))
+
+
+#: Shape of x, axes, shape of the weight, and torch's function of x, weight and bias.
+NORMS: dict[str, tuple[Any, ...]] = {
+    "batch": ((3, 4, 11), (0, 2), (1, 4, 1), torch_batch_norm),
+    "batch of numbers": ((9, 4, 1), (0, 2), (1, 4, 1), torch_batch_norm),
+    "instance": ((2, 3, 4, 5), (2, 3), (1, 3, 1, 1), torch_instance_norm),
+    "group": ((2, 3, 2, 7), (2, 3), (1, 3, 2, 1), torch_group_norm),
+    "one group": ((2, 1, 3, 5), (2, 3), (1, 1, 3, 1), torch_group_norm),
+    "layer": ((150, 6), (1,), (1, 6), torch_layer_norm),
+    "one weight": ((4, 9), (1,), (1, 1), torch_layer_norm),
+}  # fmt: skip
+
+
+@every_rung
+@pytest.mark.parametrize("kind", NORMS)
+@given(  # broadcast images are all alike: no variance
+    dtype=st.sampled_from(DTYPES), layout=st.sampled_from(LAYOUTS[:-1]), mean=st.sampled_from([0.0, 30.0])
+)
+def test_normalisation_and_its_gradients_are_those_of_torch(
+    rung: str, kind: str, dtype: type, layout: str, mean: float
+) -> None:
+    """Within 64 units of the last place of the largest number; a mean m keeps fewer digits of what is taken off it."""
+    shape, axes, weights, norm = NORMS[kind]
+    rng = np.random.default_rng(3)
+    # An outlier first: sums around it must keep their digits.
+    x = rng.standard_normal(shape) + mean
+    x.flat[0] = mean + 50
+    x, w, b, g = (
+        laid_out(a.astype(dtype), layout)
+        for a in (x, *(rng.standard_normal(weights) for _ in range(2)), rng.standard_normal(shape))
+    )
+    X, W, B = (as_torch(a).requires_grad_() for a in (x, w, b))
+    expected = norm(X, W, B)
+    gradients = torch.autograd.grad(expected, (X, W, B), as_torch(g))
+    with kernels.use_kernels(rung):
+        y, found_mean, var = kernels.normalise(x, w, b, axes, 1e-5)
+        grads = kernels.normalise_grad(g, x, w, found_mean, var, axes, 1e-5)
+    assert found_mean.dtype == var.dtype == np.float64
+    exact = x.astype(np.float64)
+    unit = 64 * UNIT[dtype]
+    np.testing.assert_allclose(found_mean, exact.mean(axes, keepdims=True), rtol=unit, atol=unit)
+    np.testing.assert_allclose(var, exact.var(axes, keepdims=True), rtol=unit * max(1, mean))
+    stored = 2.0**-10 if dtype is np.float16 else unit * max(1, mean)
+    for result, reference in zip((y, *grads), (expected, *gradients)):
+        reference = reference.detach().numpy()
+        assert result.dtype == dtype and result.dtype.isnative and result.shape == reference.shape
+        np.testing.assert_allclose(result, reference, rtol=0, atol=stored * max(1, np.abs(reference).max()))
+
+
+@not_finite
+@every_rung
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 3])
+def test_what_is_not_finite_spoils_its_own_group_only(rung: str, special: float, at: int) -> None:
+    x = np.random.default_rng(0).standard_normal((3, 4, 9))
+    x[1, 2].flat[at] = special
+    one = np.ones((1, 4, 1))
+    with kernels.use_kernels(rung):
+        y, mean, var = kernels.normalise(x, one, one, (2,), 1e-5)
+        dx, dw, _ = kernels.normalise_grad(np.ones_like(x), x, one, mean, var, (2,), 1e-5)
+    group = np.zeros((3, 4), bool)
+    group[1, 2] = True
+    for array in (y, dx):
+        np.testing.assert_array_equal(np.isnan(array), np.broadcast_to(group[..., None], array.shape))
+    np.testing.assert_array_equal(np.isnan(dw[0, :, 0]), group.any(0))
+
+
+# --------------------------------------------------------------------------------------------------
+# Activation
+
+
+@every_rung
+@pytest.mark.parametrize("size", [0, 7, 20_000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_relu_and_its_gradient_are_those_of_torch(rung: str, size: int, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.permutation(np.resize(np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5, -2.5], dtype), size))
+    g = rng.permutation(x)
+    X = torch.from_numpy(x.copy()).requires_grad_()
+    expected = torch.relu(X)
+    (expected_gx,) = torch.autograd.grad(expected, X, torch.from_numpy(g.copy()))
+    with kernels.use_kernels(rung):
+        y = kernels.relu(x)
+        gx = kernels.relu_grad(g, y)
+    assert y.dtype == gx.dtype == dtype
+    np.testing.assert_array_equal(y, expected.detach().numpy())
+    np.testing.assert_array_equal(gx, expected_gx.numpy())
+
+
+# --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+@not_finite
+@every_rung
+@pytest.mark.parametrize("special", [None, np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("pixels", [1, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cross_entropy_and_its_gradient_are_those_of_torch(
+    rung: str, special: float | None, pixels: int, dtype: type
+) -> None:
+    """Within 16 units of the last place of the largest number, scores from -100 to 100 among them."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((3, 5, pixels)) * rng.choice([1, 30], (3, 1, pixels))).astype(dtype)
+    if special is not None:
+        x[1, 2, 0] = special
+    target, g = rng.integers(0, 5, (3, pixels)), rng.standard_normal((3, pixels)).astype(dtype)
+    factor, valid = rng.uniform(0.5, 2, (3, pixels)).astype(dtype), rng.random((3, pixels)) < 0.8
+    X = as_torch(x).requires_grad_()
+    valid[1, 0] = True
+    ignoring = np.where(valid, target, -1)
+    expected = F.cross_entropy(X, torch.from_numpy(ignoring), reduction="none", ignore_index=-1) * as_torch(factor)
+    (expected_dx,) = torch.autograd.grad(expected, X, as_torch(g))
+    with kernels.use_kernels(rung):
+        loss, top, log_sum = kernels.cross_entropy(x, target, factor, valid)
+        dx = kernels.cross_entropy_grad(g, x, target, factor, valid, top, log_sum)
+    assert loss.dtype == dx.dtype == dtype
+    unit = 2.0**-10 if dtype is np.float16 else 16 * UNIT[dtype]
+    with np.errstate(invalid="ignore"):  # of infinite losses
+        for result, reference in ((loss, expected.detach().numpy()), (dx, expected_dx.numpy())):
+            largest = np.abs(reference[np.isfinite(reference)]).max(initial=1)
+            np.testing.assert_allclose(result, reference, rtol=unit, atol=unit * largest)
+
+
+# --------------------------------------------------------------------------------------------------
 # Memory, CuPy
 
 
@@ -548,4 +692,3 @@ def test_wrong_calls_are_refused_with_a_sentence(
     for part in named:
         assert part in str(caught.value)
     assert (kernels.table(), kernels.scratch_limit()) == before
-

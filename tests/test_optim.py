@@ -331,3 +331,29 @@ def test_a_small_network_trains_as_in_torch() -> None:
         assert float(found.data) == pytest.approx(expected.item(), rel=1e-8)
     for (name, p), q in zip(ours.state_dict().items(), theirs.state_dict().values()):
         np.testing.assert_allclose(p.data, q.numpy(), rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: optim.SGD(p, 0.1, 0.9, weight_decay=0.01, nesterov=True),
+        lambda p: optim.Adam(p, 0.1, weight_decay=0.01, amsgrad=True),
+        lambda p: optim.AdamW(p, 0.1, maximize=True),
+        lambda p: optim.RMSprop(p, 0.1, momentum=0.5, centered=True),
+    ],
+)
+def test_a_large_parameter_is_updated_in_blocks_to_the_same_bits(make: Any) -> None:
+    """The same numbers as many small parameters, which are updated whole."""
+    rng = np.random.default_rng(0)
+    values, grads = rng.standard_normal((5, 20_000)), rng.standard_normal((4, 5, 20_000))
+    large, small = Tensor(values.copy(), requires_grad=True), [Tensor(v.copy(), requires_grad=True) for v in values]
+    one, many = make([large]), make(small)
+    for g in grads:
+        large.grad = Tensor(g)
+        for p, row in zip(small, g):
+            p.grad = Tensor(row)
+        one.step()
+        many.step()
+    np.testing.assert_array_equal(large.data, np.stack([p.data for p in small]))
+    states = one.state[large], many.state[small[0]]
+    assert states[0].keys() == states[1].keys() and states[0].get("step") == states[1].get("step")

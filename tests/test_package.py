@@ -34,7 +34,9 @@ def test_import_brings_in_nothing_heavy() -> None:
 
 def test_every_module_imports_where_only_numpy_is_installed() -> None:
     blocked = f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL}))"  # None there makes an import fail
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES if path.name != "__main__.py"]
+    compiled = ROOT / "tinyconv" / "kernels" / "cpu"  # the rung that the ladder leaves out where there is no Numba
+    paths = (path for path in MODULES if path.name != "__main__.py" and compiled not in path.parents)
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     imports = "\n".join(f"import {name.removesuffix('.__init__')}" for name in names)
     assert python(f"{blocked}\n{imports}\nprint('all')") == "all"
 

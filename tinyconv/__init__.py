@@ -22,6 +22,7 @@ from tinyconv.autograd import (
     set_grad_enabled,
 )
 from tinyconv.kernels import use_kernels
+from tinyconv.kernels.threads import get_num_threads, set_num_threads
 from tinyconv.ops.activation import erf
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.compare import (

@@ -37,10 +37,16 @@ __all__ = [
     "conv",
     "conv_input",
     "conv_weight",
+    "cross_entropy",
+    "cross_entropy_grad",
     "explain_choice",
     "fold",
     "kernel",
     "max_pool",
+    "normalise",
+    "normalise_grad",
+    "relu",
+    "relu_grad",
     "resample",
     "scatter_windows",
     "scratch_limit",
@@ -63,6 +69,12 @@ OPERATORS = (
     "fold",
     "resample",
     "adaptive_max_pool",
+    "normalise",
+    "normalise_grad",
+    "relu",
+    "relu_grad",
+    "cross_entropy",
+    "cross_entropy_grad",
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
@@ -231,3 +243,59 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
     x (N, C, *I) to two arrays (N, C, *O).
     """
     return kernel("adaptive_max_pool", x)(x, maps)
+
+
+# --------------------------------------------------------------------------------------------------
+# Normalisation
+
+
+def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    """(y, mean, var) with y = weight (x - mean) / sqrt(var + eps) + bias, the (biased) statistics taken over ``axes``.
+
+    weight and bias have as many axes as x, and broadcast to it. mean and var are float64, with axes of size 1.
+    """
+    return kernel("normalise", x)(x, weight, bias, axes, eps)
+
+
+def normalise_grad(
+    g: Array, x: Array, weight: Array, mean: Array, var: Array, axes: tuple[int, ...], eps: float
+) -> tuple[Array, Array, Array]:
+    """The gradients (dx, dweight, dbias) of normalise for the cotangent g of y. With n = (x - mean) / sqrt(var + eps):
+
+    dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps),  dweight = sum g n,  dbias = sum g.
+    """
+    return kernel("normalise_grad", x)(g, x, weight, mean, var, axes, eps)
+
+
+# --------------------------------------------------------------------------------------------------
+# Activation
+
+
+def relu(x: Array) -> Array:
+    """y = max(x, 0), NaN for NaN; any shape."""
+    return kernel("relu", x)(x)
+
+
+def relu_grad(g: Array, y: Array) -> Array:
+    """gx = g where not y <= 0, else 0: the gradient of relu at its output y, for a cotangent g of the same shape."""
+    return kernel("relu_grad", g)(g, y)
+
+
+# --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """(loss, top, log_sum): loss[n, j] = factor (log_sum + top - x[n, target, j]), 0 where not ``valid``.
+
+    x (N, C, L); target (int64), factor and valid (bool) (N, L). top[n, 0, j] = max over c of x[n, c, j], and log_sum =
+    log sum over c of e^(x - top), are what the gradient needs.
+    """
+    return kernel("cross_entropy", x)(x, target, factor, valid)
+
+
+def cross_entropy_grad(
+    g: Array, x: Array, target: Array, factor: Array, valid: Array, top: Array, log_sum: Array
+) -> Array:
+    """dx[n, c, j] = factor g (e^(x - top - log_sum) - [c = target]), 0 where not ``valid``; g (N, L)."""
+    return kernel("cross_entropy_grad", x)(g, x, target, factor, valid, top, log_sum)

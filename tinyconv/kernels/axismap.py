@@ -45,6 +45,11 @@ class AxisMap:
         return [(self.outputs[c], self.inputs[c], self.weights[c]) for c in chosen]
 
     @cached_property
+    def ends(self) -> Integers:
+        """The triples of output o are those from ``ends[o]`` up to ``ends[o + 1]``."""
+        return np.searchsorted(self.outputs, np.arange(self.output + 1))
+
+    @cached_property
     def readers(self) -> list[list[tuple[int, float]]]:
         """For each output the (input, weight) pairs that it reads."""
         pairs: list[list[tuple[int, float]]] = [[] for _ in range(self.output)]

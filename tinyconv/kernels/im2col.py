@@ -1,4 +1,4 @@
-"""The kernels in array language: a convolution as one matrix product over columns of pixels.
+"""The kernels in array language; a convolution is one matrix product over columns of pixels.
 
 A window map reads, for each output position, one pixel a tap. Written out as a matrix of one column a
 position ("im2col"), a convolution is the weight matrix times that matrix; its input gradient is the
@@ -315,3 +315,117 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
         y[out] = xp.where(wins, value, y[out])
         indices[out] = xp.where(wins, pixels[inp], indices[out])
     return y, indices
+
+
+# --------------------------------------------------------------------------------------------------
+# Normalisation
+
+
+def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    """One pass for the mean, and a second, over x - mean, for the variance and what the mean lost by rounding."""
+    xp = array_module(x)
+    wide = x.astype(sum_dtype(native(x).dtype), copy=False)
+    mean = wide.mean(axes, keepdims=True)
+    y = wide - mean
+    # A mean of 1e4 is rounded by more than its float32 data, minus it, are: what is left over is taken off again.
+    rest = y.mean(axes, keepdims=True)
+    var = xp.square(y).mean(axes, keepdims=True) - rest * rest
+    var = xp.maximum(var, 0).astype(xp.float64)
+    scale = _rstd(var, eps, wide.dtype) * weight
+    y *= scale
+    y += bias - rest * scale
+    return y.astype(native(x).dtype, copy=False), mean.astype(xp.float64) + rest, var
+
+
+def _rstd(var: Array, eps: float, dtype: np.dtype[Any]) -> Array:
+    return (1 / array_module(var).sqrt(var + eps)).astype(dtype, copy=False)
+
+
+def normalise_grad(
+    g: Array, x: Array, weight: Array, mean: Array, var: Array, axes: tuple[int, ...], eps: float
+) -> tuple[Array, Array, Array]:
+    """dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps), dw = sum g n, db = sum g, n = (x - mean) / sqrt(...)."""
+    xp = array_module(x)
+    dtype = sum_dtype(native(x).dtype)
+    count = prod(x.shape[a] for a in axes)
+    over_weight = tuple(a for a in range(x.ndim) if weight.shape[a] == 1)
+    rstd, centre = _rstd(var, eps, dtype), mean.astype(dtype)
+    g = g.astype(dtype, copy=False)
+    n = x.astype(dtype, copy=False) - centre
+    n -= (mean - centre).astype(dtype)
+    n *= rstd
+    gn = g * n
+    if all(a in over_weight for a in axes):
+        # w is one number wherever the mean is one, and moves out of the sums.
+        sum_g, sum_gn = g.sum(axes, keepdims=True), gn.sum(axes, keepdims=True)
+        dw, db = sum_gn.sum(over_weight, keepdims=True), sum_g.sum(over_weight, keepdims=True)
+        outer = rstd * weight
+        n *= sum_gn / -count
+        n += g
+        n -= sum_g / count
+    else:
+        dw, db = gn.sum(over_weight, keepdims=True), g.sum(over_weight, keepdims=True)
+        outer = rstd
+        gn *= weight
+        n *= gn.mean(axes, keepdims=True)
+        gw = g * weight
+        xp.subtract(gw, n, out=n)
+        n -= gw.mean(axes, keepdims=True)
+    n *= outer
+    dx, dw, db = (a.astype(native(b).dtype, copy=False) for a, b in ((n, x), (dw, weight), (db, weight)))
+    return dx, dw, db
+
+
+# --------------------------------------------------------------------------------------------------
+# Activation
+
+
+def gated(x: Array, keep: Array) -> Array:
+    """x where ``keep``, else 0: a bitwise and with all ones or all zeros. where() branches, and is several times
+    slower.
+    """
+    integer = f"i{x.dtype.itemsize}"
+    bits = keep.astype(integer)
+    bits *= -1
+    bits &= x.view(integer)
+    return bits.view(x.dtype)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)"""
+    return array_module(x).maximum(x, x.dtype.type(0))
+
+
+def relu_grad(g: Array, y: Array) -> Array:
+    """g where not y <= 0"""
+    return gated(native(g), ~(y <= 0))
+
+
+# --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """loss = f (log sum e^(x - top) - (x[t] - top)), in one array of the size of x."""
+    xp = array_module(x)
+    top = x.max(1, keepdims=True)
+    z = x.astype(sum_dtype(native(x).dtype), copy=False) - top  # (N, C, L)
+    chosen = xp.take_along_axis(z, target[:, None], 1)
+    log_sum = xp.log(xp.exp(z, out=z).sum(1, keepdims=True))
+    loss = (log_sum - chosen)[:, 0] * factor  # (N, L)
+    return xp.where(valid, loss, 0).astype(native(x).dtype, copy=False), top, log_sum
+
+
+def cross_entropy_grad(
+    g: Array, x: Array, target: Array, factor: Array, valid: Array, top: Array, log_sum: Array
+) -> Array:
+    """f g (e^(x - top - log_sum) - onehot(t)), in one array."""
+    xp = array_module(x)
+    scale = xp.where(valid, g * factor, 0)  # (N, L)
+    p = x.astype(log_sum.dtype, copy=False) - top
+    p -= log_sum
+    xp.exp(p, out=p)
+    p *= scale[:, None]
+    image, pixel = xp.arange(x.shape[0])[:, None], xp.arange(x.shape[2])
+    p[image, target, pixel] -= scale
+    return p.astype(native(x).dtype, copy=False)

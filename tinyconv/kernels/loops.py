@@ -12,6 +12,7 @@ Two-dimensional convolution is written out loop by loop; the three-dimensional o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -274,3 +275,102 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
                 y[(n, c, *o)] = pixel
                 indices[(n, c, *o)] = pixels[i]
     return y, indices
+
+
+# --------------------------------------------------------------------------------------------------
+# Normalisation
+
+
+def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
+    """y of the shape of x, and mean and var in float64 with axes of size 1; a ``group`` shares one mean."""
+    y = np.empty(x.shape, native(x).dtype)
+    mean = np.empty([1 if axis in axes else n for axis, n in enumerate(x.shape)])
+    var = np.empty(mean.shape)
+    w, b = np.broadcast_to(weight, x.shape), np.broadcast_to(bias, x.shape)
+    for group in np.ndindex(mean.shape):
+        members = _members(x.shape, axes, group)
+        mean[group] = sum(x.item(i) for i in members) / len(members)
+        squares = [(x.item(i) - mean.item(group)) * (x.item(i) - mean.item(group)) for i in members]
+        var[group] = sum(squares) / len(members)
+        for i in members:
+            y[i] = (x.item(i) - mean.item(group)) / math.sqrt(var.item(group) + eps) * w.item(i) + b.item(i)
+    return y, mean, var
+
+
+def _members(shape: Sizes, axes: Sizes, group: Sizes) -> list[Sizes]:
+    """The indices of the elements that share the mean at ``group``."""
+    return list(product(*(range(n) if axis in axes else (at,) for axis, (n, at) in enumerate(zip(shape, group)))))
+
+
+def normalise_grad(
+    g: Array, x: Array, weight: Array, mean: Array, var: Array, axes: tuple[int, ...], eps: float
+) -> tuple[Array, Array, Array]:
+    """dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps), dw = sum g n, db = sum g, n = (x - mean) / sqrt(...)."""
+    dx = np.empty(x.shape, native(x).dtype)
+    dw, db = np.zeros(weight.shape), np.zeros(weight.shape)
+    w = np.broadcast_to(weight, x.shape)
+    for group in np.ndindex(mean.shape):
+        members = _members(x.shape, axes, group)
+        deviation = math.sqrt(var.item(group) + eps)
+        n = [(x.item(i) - mean.item(group)) / deviation for i in members]
+        gw = [g.item(i) * w.item(i) for i in members]
+        mean_gw = sum(gw) / len(members)
+        mean_gwn = sum(a * b for a, b in zip(gw, n)) / len(members)
+        for i, gw_i, n_i in zip(members, gw, n):
+            dx[i] = (gw_i - mean_gw - n_i * mean_gwn) / deviation
+            own = tuple(0 if size == 1 else at for size, at in zip(weight.shape, i))  # the weight of this element
+            dw[own] += g.item(i) * n_i
+            db[own] += g.item(i)
+    return dx, dw.astype(native(weight).dtype), db.astype(native(weight).dtype)
+
+
+# --------------------------------------------------------------------------------------------------
+# Activation
+
+
+def relu(x: Array) -> Array:
+    """y = max(x, 0), NaN for NaN."""
+    x = native(x)
+    y = np.empty(x.shape, x.dtype)
+    for i in np.ndindex(x.shape):
+        y[i] = 0 if x[i] <= 0 else x[i]
+    return y
+
+
+def relu_grad(g: Array, y: Array) -> Array:
+    """gx = g where not y <= 0, else 0."""
+    gx = np.empty(g.shape, native(g).dtype)
+    for i in np.ndindex(g.shape):
+        gx[i] = 0 if y[i] <= 0 else g[i]
+    return gx
+
+
+# --------------------------------------------------------------------------------------------------
+# Cross-entropy
+
+
+def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """x (N, C, L), the others (N, L) to loss (N, L), and the largest score and the log of the sum, both (N, 1, L)."""
+    N, C, L = x.shape
+    loss = np.zeros((N, L), native(x).dtype)
+    top, log_sum = np.empty((2, N, 1, L))
+    for n, j in np.ndindex(N, L):
+        scores = [x.item(n, c, j) for c in range(C)]
+        top[n, 0, j] = math.nan if any(s != s for s in scores) else max(scores)
+        z = [s - top.item(n, 0, j) for s in scores]
+        log_sum[n, 0, j] = math.log(sum(math.exp(v) for v in z))
+        if valid[n, j]:
+            loss[n, j] = factor.item(n, j) * (log_sum.item(n, 0, j) - z[target[n, j]])
+    return loss, top, log_sum
+
+
+def cross_entropy_grad(
+    g: Array, x: Array, target: Array, factor: Array, valid: Array, top: Array, log_sum: Array
+) -> Array:
+    """dx[n, c, j] = f g (softmax(x)[c] - 1 where c is the target), 0 where not valid."""
+    dx = np.zeros(x.shape, native(x).dtype)
+    for n, c, j in np.ndindex(x.shape):
+        if valid[n, j]:
+            p = math.exp(x.item(n, c, j) - top.item(n, 0, j) - log_sum.item(n, 0, j))
+            dx[n, c, j] = factor.item(n, j) * g.item(n, j) * (p - (c == target[n, j]))
+    return dx

@@ -9,9 +9,12 @@ import math
 
 from numpy.typing import DTypeLike
 
+from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module, sum_dtype
+from tinyconv.kernels.elementwise import blockwise
+from tinyconv.kernels.im2col import gated
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
 from tinyconv.ops.elementwise import clamp, exp, expm1, log1p, sigmoid, tanh, where
@@ -24,17 +27,6 @@ _SELU_SCALE = 1.0507009873554804934193349852946
 
 # --------------------------------------------------------------------------------------------------
 # Gates: some elements pass, the others become 0
-
-
-def gated(x: Array, keep: Array) -> Array:
-    """x where ``keep``, else 0: a bitwise and with all ones or all zeros. where() branches, and is several times
-    slower.
-    """
-    integer = f"i{x.dtype.itemsize}"
-    bits = keep.astype(integer)
-    bits *= -1
-    bits &= x.view(integer)
-    return bits.view(x.dtype)
 
 
 class Gate(Function):
@@ -56,10 +48,23 @@ class Relu(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return array_module(x).maximum(x, x.dtype.type(0))
+        return kernels.relu(x)
 
     def backward(self, g: Tensor) -> Tensor:
-        return Gate(~(self.saved_output.data <= 0))(g)
+        return ReluGrad(self.saved_output.data)(g)
+
+
+class ReluGrad(Function):
+    """x' = g where not y <= 0, else 0: linear in g, and its own transpose."""
+
+    def __init__(self, y: Array) -> None:
+        self.y = y
+
+    def forward(self, g: Array) -> Array:
+        return kernels.relu_grad(g, self.y)
+
+    def backward(self, v: Tensor) -> Tensor:
+        return ReluGrad(self.y)(v)
 
 
 class Clip(Function):
@@ -281,14 +286,8 @@ class Erf(Function):
 
     saves = (0,)
 
-    block = 1 << 15  # elements that are worked on at a time, so that the temporaries stay in the cache
-
     def forward(self, x: Array) -> Array:
-        flat = x.reshape(-1)
-        y = array_module(x).empty(flat.shape, x.dtype)
-        for start in range(0, flat.size, self.block):
-            y[start : start + self.block] = self._values(flat[start : start + self.block])
-        return y.reshape(x.shape)
+        return blockwise(self._values, x, cost=10)
 
     @staticmethod
     def _values(x: Array) -> Array:

@@ -12,6 +12,7 @@ from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.dtypes import is_float
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
+from tinyconv.kernels.elementwise import blockwise
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_float, as_number, as_tensor, cast
 from tinyconv.ops.operands import Operand, common_shape, operands
@@ -218,7 +219,7 @@ class Exp(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return array_module(x).exp(x)
+        return blockwise(np.exp, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * self.saved_output
@@ -230,7 +231,7 @@ class Expm1(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return array_module(x).expm1(x)
+        return blockwise(np.expm1, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * (self.saved_output + 1)
@@ -255,7 +256,7 @@ class Log1p(Function):
     saves = (0,)
 
     def forward(self, x: Array) -> Array:
-        return array_module(x).log1p(x)
+        return blockwise(np.log1p, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
@@ -319,7 +320,7 @@ class Tanh(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return array_module(x).tanh(x)
+        return blockwise(np.tanh, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         y = self.saved_output
@@ -332,7 +333,7 @@ class Sigmoid(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return 1 / (1 + array_module(x).exp(-x))
+        return blockwise(lambda x: 1 / (1 + np.exp(-x)), x, cost=2)
 
     def backward(self, g: Tensor) -> Tensor:
         y = self.saved_output

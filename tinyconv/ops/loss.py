@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module, sum_dtype
+from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.activation import log_softmax, logsigmoid, softmax
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import abs as absolute
@@ -226,14 +227,9 @@ class CrossEntropy(Function):
         self.target, self.factor, self.valid = target, factor, valid
 
     def forward(self, x: Array) -> Array:
-        xp = array_module(x)
-        top = x.max(1, keepdims=True)
-        z = x.astype(sum_dtype(x.dtype), copy=False) - top  # (N, C, L)
-        chosen = xp.take_along_axis(z, self.target[:, None], 1)
-        log_sum = xp.log(xp.exp(z, out=z).sum(1, keepdims=True))
-        loss = (log_sum - chosen)[:, 0] * self.factor  # (N, L)
+        loss, top, log_sum = kernels.cross_entropy(x, self.target, self.factor, self.valid)
         self.kept = (top, log_sum)
-        return xp.where(self.valid, loss, 0).astype(x.dtype, copy=False)
+        return loss
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
@@ -250,16 +246,8 @@ class CrossEntropyGrad(Function):
         self.target, self.factor, self.valid, self.kept = target, factor, valid, kept
 
     def forward(self, x: Array, g: Array) -> Array:
-        xp = array_module(x)
         top, log_sum = self.kept
-        scale = xp.where(self.valid, g * self.factor, 0)  # (N, L)
-        p = x.astype(log_sum.dtype, copy=False) - top
-        p -= log_sum
-        xp.exp(p, out=p)
-        p *= scale[:, None]
-        image, pixel = xp.arange(x.shape[0])[:, None], xp.arange(x.shape[2])
-        p[image, self.target, pixel] -= scale
-        return p.astype(x.dtype, copy=False)
+        return kernels.cross_entropy_grad(g, x, self.target, self.factor, self.valid, top, log_sum)
 
     def backward(self, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, g = self.saved_inputs

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor, enable_grad, grad, is_grad_enabled
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module, sum_dtype
+from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import clamp, rsqrt
 from tinyconv.ops.reduce import norm
@@ -29,7 +30,7 @@ Axes = tuple[int, ...]
 class Normalise(Function):
     """y = w (x - mean) / sqrt(var + eps) + b, mean and variance of x over ``axes``; w and b broadcast to x.
 
-    ``mean`` and ``var`` stay readable after the call, with axes of size 1 where x was reduced.
+    ``mean`` and ``var`` stay readable after the call, in float64, with axes of size 1 where x was reduced.
     """
 
     saves = (0, 1)
@@ -38,21 +39,9 @@ class Normalise(Function):
         self.axes, self.eps = axes, eps
 
     def forward(self, x: Array, weight: Array, bias: Array) -> Array:
-        xp = array_module(x)
-        wide = x.astype(sum_dtype(x.dtype), copy=False)
-        mean = wide.mean(self.axes, keepdims=True)
-        y = wide - mean
-        # A mean of 1e4 is rounded by more than its float32 data, minus it, are: what is left over is taken off again.
-        rest = y.mean(self.axes, keepdims=True)
-        var = xp.square(y).mean(self.axes, keepdims=True) - rest * rest
-        var = xp.maximum(var, 0)
-        rstd = 1 / xp.sqrt(var + wide.dtype.type(self.eps))
-        scale = rstd * weight
-        y *= scale
-        y += bias - rest * scale
-        self.mean, self.var = mean + rest, var
-        self.kept = (mean, rest, rstd)
-        return y.astype(x.dtype, copy=False)
+        y, self.mean, self.var = kernels.normalise(x, weight, bias, self.axes, self.eps)
+        self.kept = (self.mean, self.var)
+        return y
 
     def backward(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = self.saved_inputs
@@ -74,32 +63,8 @@ class NormaliseGrad(Function):
         self.axes, self.eps, self.statistics = axes, eps, statistics
 
     def forward(self, g: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
-        xp = array_module(x)
-        mean, rest, rstd = self.statistics
-        count = prod(x.shape[a] for a in self.axes)
-        over_weight = tuple(a for a in range(x.ndim) if weight.shape[a] == 1)
-        n = x.astype(rstd.dtype, copy=False) - mean
-        n -= rest
-        n *= rstd
-        gn = g * n
-        if all(a in over_weight for a in self.axes):
-            # w is one number wherever the mean is one, and moves out of the sums.
-            sum_g, sum_gn = g.sum(self.axes, keepdims=True), gn.sum(self.axes, keepdims=True)
-            dw, db = sum_gn.sum(over_weight, keepdims=True), sum_g.sum(over_weight, keepdims=True)
-            outer = rstd * weight
-            n *= sum_gn / -count
-            n += g
-            n -= sum_g / count
-        else:
-            dw, db = gn.sum(over_weight, keepdims=True), g.sum(over_weight, keepdims=True)
-            outer = rstd
-            gn *= weight
-            n *= gn.mean(self.axes, keepdims=True)
-            gw = g * weight
-            xp.subtract(gw, n, out=n)
-            n -= gw.mean(self.axes, keepdims=True)
-        n *= outer
-        return n.astype(x.dtype, copy=False), dw.astype(weight.dtype, copy=False), db.astype(weight.dtype, copy=False)
+        mean, var = self.statistics
+        return kernels.normalise_grad(g, x, weight, mean, var, self.axes, self.eps)
 
     def backward(self, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         """The formula above once more, with operators, so that the tape differentiates it."""

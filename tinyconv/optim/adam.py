@@ -8,7 +8,7 @@ from typing import Any
 
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.optim.optimizer import Optimizer
+from tinyconv.optim.optimizer import Optimizer, elementwise
 
 
 class Adam(Optimizer):
@@ -35,6 +35,7 @@ class Adam(Optimizer):
         options = dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
         super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
 
+    @elementwise
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
         """The formula, with one array of scratch."""
         xp, number = array_module(x), x.dtype.type

@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.optim.optimizer import Optimizer
+from tinyconv.optim.optimizer import Optimizer, elementwise
 
 
 class RMSprop(Optimizer):
@@ -38,6 +38,7 @@ class RMSprop(Optimizer):
         if not group["alpha"] >= 0:
             raise ValueError(f"RMSprop: alpha must not be negative, but is {group['alpha']}.")
 
+    @elementwise
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
         """The formula, with one array of scratch."""
         xp, number = array_module(x), x.dtype.type

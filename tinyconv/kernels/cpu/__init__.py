@@ -2,5 +2,10 @@
 
 from __future__ import annotations
 
+from tinyconv.kernels.cpu import notice
+from tinyconv.kernels.cpu.activation import relu, relu_grad
 from tinyconv.kernels.cpu.convolution import conv, conv_input, conv_weight
-from tinyconv.kernels.cpu.threads import get_num_threads, set_num_threads
+from tinyconv.kernels.cpu.entropy import cross_entropy, cross_entropy_grad
+from tinyconv.kernels.cpu.norm import normalise, normalise_grad
+from tinyconv.kernels.cpu.pool import adaptive_max_pool, avg_pool, avg_pool_input, max_pool, scatter_windows
+from tinyconv.kernels.cpu.resample import resample

@@ -15,7 +15,7 @@ from tinyconv.kernels.choice import choose, volumes
 from tinyconv.kernels.cpu import depthwise, direct, tiled, winograd
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
 from tinyconv.kernels.cpu.product import leaf
-from tinyconv.kernels.cpu.threads import parallel
+from tinyconv.kernels.threads import parallel
 
 _RUN = {"direct": direct.run, "depthwise": depthwise.run, "tiled": tiled.run}
 

@@ -21,7 +21,7 @@ from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.direct import store_rows, tables
 from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import copy_run, copy_strided_run, leaf, multiply_row
-from tinyconv.kernels.cpu.threads import parallel
+from tinyconv.kernels.threads import parallel
 
 
 @leaf

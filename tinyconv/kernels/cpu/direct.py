@@ -27,7 +27,7 @@ from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import copy_strided_run, copy_to_strided_run, leaf, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, prefetch
-from tinyconv.kernels.cpu.threads import get_num_threads, parallel
+from tinyconv.kernels.threads import get_num_threads, parallel
 
 _SUMS, _PIECE = (
     256 << 10,

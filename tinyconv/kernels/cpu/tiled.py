@@ -23,7 +23,7 @@ from tinyconv.kernels.cpu.direct import lay_piece, tables
 from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import copy_to_strided_run, leaf, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, prefetch
-from tinyconv.kernels.cpu.threads import get_num_threads, parallel
+from tinyconv.kernels.threads import get_num_threads, parallel
 
 _vector = copy_vector[1]
 

@@ -32,7 +32,7 @@ from tinyconv.kernels.cpu.direct import lay_piece, tables
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, scratch
 from tinyconv.kernels.cpu.product import copy_run, leaf, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, sandwich
-from tinyconv.kernels.cpu.threads import get_num_threads, parallel
+from tinyconv.kernels.threads import get_num_threads, parallel
 
 
 def _transposed(matrix: Any) -> list[tuple[float, ...]]:

@@ -1,0 +1,74 @@
+"""Resampling on the CPU: output row by output row, the outer axes first.
+
+Idea. All pixels of an output row read the same rows of the image with the same weights. So those rows are added into
+one buffer as long as a row of the image, vectors along the row; then each output picks its few numbers out of the
+buffer, which lies in the first cache. Nothing of the size of an image lies in between.
+
+Cost. For an output row, one product a pixel for each row that it reads, and one for each pixel that an output reads of the
+buffer. Enlarging is bound by picking, shrinking by reading the image once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numba import njit
+
+from tinyconv.kernels import im2col
+from tinyconv.kernels.arrays import Array
+from tinyconv.kernels.axismap import AxisMap, axis_map
+from tinyconv.kernels.cpu.memory import plain
+from tinyconv.kernels.threads import parallel
+
+_ONE = axis_map(1, [[0]], [[1]], np.float64)  # of an axis of size 1
+
+
+@njit(nogil=True, cache=True)
+def resample_rows(  # type: ignore[no-untyped-def]
+    first, last, x, y, ends_d, in_d, weights_d, ends_h, in_h, weights_h, ends_w, in_w, weights_w
+):  # fmt: skip
+    """Rows [first, last) of all planes: x (P, D, H, W) to y (P, OD, OH, OW).
+
+    Output o of an axis reads the pixels in[t] with weights[t], t from ends[o] to ends[o + 1].
+    """
+    row = np.empty(x.shape[3], x.dtype)
+    for item in range(first, last):
+        rest, oh = divmod(item, y.shape[2])
+        p, od = divmod(rest, y.shape[1])
+        for iw in range(row.size):
+            row[iw] = 0
+        for td in range(ends_d[od], ends_d[od + 1]):
+            for th in range(ends_h[oh], ends_h[oh + 1]):
+                weight = weights_d[td] * weights_h[th]
+                for iw in range(row.size):
+                    row[iw] += weight * x[p, in_d[td], in_h[th], iw]
+        for ow in range(y.shape[3]):
+            total = weights_w.dtype.type(0)
+            for tw in range(ends_w[ow], ends_w[ow + 1]):
+                total += weights_w[tw] * row[in_w[tw]]
+            y[p, od, oh, ow] = total
+
+
+def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
+    """y[..., o] = sum of weight * x[..., i] over the triples (o, i, weight) of one of the last axes after the other."""
+    if len(maps) > 3:
+        return im2col.resample(x, maps)
+    before, size = x.shape[: x.ndim - len(maps)], [m.size for m in maps]
+    output = [m.output for m in maps]
+    ones = (1,) * (3 - len(maps))
+    pixels = plain(x).reshape(prod(before), *ones, *size)
+    y = np.empty((*before, *output), pixels.dtype)
+    planes = y.reshape(prod(before), *ones, *output)
+    tables = []
+    for m in [_ONE] * len(ones) + list(maps):
+        tables += [m.ends.astype(np.uintp), m.inputs.astype(np.uintp), m.weights.astype(pixels.dtype)]
+    d, h, w = (len(m.inputs) for m in [_ONE] * len(ones) + list(maps))
+
+    def work(first: int, last: int) -> None:
+        resample_rows(first, last, pixels, planes, *tables)
+
+    cost = len(pixels) * (0.2 * d * h * pixels.shape[3] + 0.7 * prod(planes.shape[1:3]) * w)
+    parallel(work, prod(planes.shape[:3]), cost)
+    return y
