@@ -122,7 +122,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
                 "layer": str(layer),
                 "batch": batch,
                 "networks": uses,
-                "winograd": layer.kernel == 3 and layer.stride == 1 and layer.groups == 1 and layer.rank == 2,
+                "plain_3x3": layer.kernel == 3 and layer.stride == 1 and layer.groups == 1 and layer.rank == 2,
                 "flop": 2 * layer.multiply_adds(batch),
                 "bytes": 4 * sum(prod(shape) for shape in layer.shapes(batch).values()),
                 "error": error,
