@@ -44,6 +44,7 @@ def main() -> None:
     from benchmarks import figures, machine, report
 
     options = parse()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
     results = {name: known[name] for name in SECTIONS if name in known}  # sections not measured now stay
     if options.section != "report":

@@ -43,7 +43,7 @@ def _residual(lib: Any, c_in: int, c_out: int, stride: int) -> Any:
     """A basic block: two 3x3 convolutions and the way past them."""
     nn = lib.nn
 
-    class Residual(nn.Module):  # type: ignore[misc, name-defined]
+    class Residual(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             first, second = _conv_norm(nn, c_in, c_out, 3, stride), _conv_norm(nn, c_out, c_out, 3)
@@ -90,7 +90,7 @@ def unet(lib: Any, rank: int = 2, classes: int = 2, base: int = 16, levels: int 
         first = [conv(a, b, 3, padding=1, bias=False), norm(b, affine=True), nn.ReLU()]
         return nn.Sequential(*first, conv(b, b, 3, padding=1, bias=False), norm(b, affine=True), nn.ReLU())
 
-    class UNet(nn.Module):  # type: ignore[misc, name-defined]
+    class UNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             channels = [base << level for level in range(levels)]

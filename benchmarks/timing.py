@@ -11,7 +11,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterable
-from typing import Any
 
 #: A side that is timed: what it does up to the first yield is preparation, each further yield names what is done by
 #: then ("forward", then "both").
