@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,9 @@ def run(quick: bool) -> list[dict[str, Any]]:
     todo: dict[str, Callable[[], dict[str, Step]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, job in networks.JOBS.items():
-        todo[name], shapes[name] = lambda job=job: job_steps(job), job.shape
+        todo[name], shapes[name] = partial(job_steps, job), job.shape
     for name, (shape, classes) in DEMOS.items():
-        todo[name], shapes[name] = lambda shape=shape, classes=classes: demo_steps(shape, classes), shape
+        todo[name], shapes[name] = partial(demo_steps, shape, classes), shape
     rows = []
     for name, make in tqdm(todo.items(), desc="steps", unit="network"):
         steps = make()
