@@ -60,8 +60,10 @@ def text(results: dict[str, Any]) -> str:
         where = "same run" if machine == before else _machine(machine)
         lines += ["", f"{name}{quick}: {where}", *write(results[name]["found"])]
         before = machine
-    lines += ["", "torch's time / tinyconv's, geometric means           rows   of medians   of minima"]
-    lines += [f"  {r['what']:50s} {r['rows']:5d} {r['median']:12.2f} {r['min']:11.2f}" for r in headlines(results)]
+    means = headlines(results)
+    if means:
+        lines += ["", "torch's time / tinyconv's, geometric means           rows   of medians   of minima"]
+    lines += [f"  {r['what']:50s} {r['rows']:5d} {r['median']:12.2f} {r['min']:11.2f}" for r in means]
     if "layers" in results:
         row = slowest(results["layers"]["found"])
         lines += [f"  slowest layer: {row['layer']}, batch {row['batch']}: {ratio(row['seconds'], 'both'):.2f}"]
