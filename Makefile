@@ -19,8 +19,8 @@ lint: .venv/.test
 labs: .venv/.test  ## write the student and solution notebooks from lectures/NN_name.py
 	$(BIN)/python lectures/make_notebooks.py
 
-bench: .venv/.test  ## OPENBLAS_CORETYPE would time another machine's matrix product
-	env -u OPENBLAS_CORETYPE $(BIN)/python -m benchmarks
+bench: .venv/.bench  ## time against PyTorch and the peers; --quick and single parts: python -m benchmarks --help
+	$(BIN)/python -m benchmarks
 
 # A stamp in .venv says what is installed, so that a second run does not ask again.
 .venv/.train: pyproject.toml constraints.txt
@@ -30,3 +30,7 @@ bench: .venv/.test  ## OPENBLAS_CORETYPE would time another machine's matrix pro
 .venv/.test: pyproject.toml constraints.txt
 	$(INSTALL) '.[lab,test]'
 	touch $@ .venv/.train
+
+.venv/.bench: pyproject.toml constraints.txt
+	$(INSTALL) '.[lab,test,bench]'
+	touch $@ .venv/.test .venv/.train

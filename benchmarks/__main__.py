@@ -1,51 +1,67 @@
-"""python -m benchmarks: run all, print, and write benchmarks/results.json."""
+"""python -m benchmarks: time tinyconv beside torch and its peers, write JSON, then tables and plots from the JSON."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import platform
 from pathlib import Path
+from typing import Any
 
-if "OPENBLAS_CORETYPE" in os.environ:
-    raise SystemExit("OPENBLAS_CORETYPE is set and would time another machine's matrix product: use `make bench`.")
+# Before NumPy loads: it holds OpenBLAS to the kernels of another, often older, processor.
+REMOVED = os.environ.pop("OPENBLAS_CORETYPE", None)
 
-import numpy as np
-import torch
-from threadpoolctl import threadpool_info
+SECTIONS = ("layers", "steps", "peers", "ladder", "memory")
+RESULTS = Path(__file__).with_name("results.json")
 
-from benchmarks import overhead, unet
-from tinyconv.training import one_blas_thread
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "section", nargs="?", choices=(*SECTIONS, "report"), help="one part alone; report times nothing (default: all)"
+    )
+    parser.add_argument("--quick", action="store_true", help="few shapes and short, in about three minutes")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library (default: all cores)")
+    parser.add_argument("--kernels", metavar="RUNG", help="tinyconv's kernels, as use_kernels takes them")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"the JSON file (default: {RESULTS.name} here)")
+    return parser.parse_args()
+
+
+def measure(section: str, options: argparse.Namespace) -> Any:
+    """What one section measures."""
+    from benchmarks import ladder, layers, memory, overhead, peers, steps
+
+    if section == "memory":
+        return memory.run(options.quick, options.threads, options.kernels)
+    if section == "steps":
+        return {"overhead": overhead.run(options.quick), "rows": steps.run(options.quick)}
+    return {"layers": layers, "peers": peers, "ladder": ladder}[section].run(options.quick)
 
 
 def main() -> None:
-    """Run every benchmark; torch with two threads."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "blas": [
-            {k: pool[k] for k in ("internal_api", "architecture", "num_threads") if k in pool}
-            for pool in threadpool_info()
-        ],
-    }
-    with one_blas_thread():  # as `tinyconv train` does
-        results = {"machine": machine, "overhead": overhead.run(), "unet_step": unet.run()}
-    micro = results["overhead"]["microseconds"]
-    one, other = micro["tinyconv"]["median"], micro["torch"]["median"]
-    print(f"(a*b+c).sum().backward(): tinyconv {one:.1f} us, torch {other:.1f} us, {one / other:.2f} times torch")
-    for name, row in results["unet_step"].items():
-        ours, theirs = row["seconds"]["tinyconv"]["median"], row["seconds"]["torch"]["median"]
-        print(
-            f"U-Net step, {name} {row['shape']}: tinyconv {ours:.3f} s, torch {theirs:.3f} s, ratio {row['ratio']:.2f}"
-        )
-    path = Path(__file__).with_name("results.json")
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"written: {path}")
+    """Measure what was asked for; each section keeps the machine that it was measured on."""
+    from benchmarks import figures, machine, report
+
+    options = parse()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results = {name: known[name] for name in SECTIONS if name in known}  # sections not measured now stay
+    if options.section != "report":
+        if options.kernels:
+            from tinyconv import use_kernels
+
+            use_kernels(options.kernels)
+        machine.set_threads(options.threads)
+        here = machine.describe(options.threads, REMOVED)
+        for section in (options.section,) if options.section else SECTIONS:
+            found = measure(section, options)
+            results[section] = {"machine": here, "quick": options.quick, "found": found}
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"written: {options.out}")
+    print(report.text(results))
+    for path in figures.draw(results, options.out.parent / "figures"):
+        print(f"drawn: {path}")
 
 
 main()

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
-import torch
+from benchmarks.layers import LIBRARIES
+from benchmarks.timing import Side, interleaved
 
-import tinyconv
-from benchmarks.timing import interleaved
+CALLS = 100  # in a row, since one is too short to be timed
 
 
-def run(rounds: int = 50, calls: int = 200) -> dict[str, Any]:
-    """Microseconds a call, tinyconv and torch in turn, and the ratio of the medians."""
-    sides = {}
-    for name, library in (("tinyconv", tinyconv), ("torch", torch)):
-        a, b, c = (library.tensor([value], requires_grad=True) for value in (1.5, 2.5, 3.5))
+def side(library: Any) -> Side:
+    """CALLS calls as interleaved() times them."""
+    a, b, c = (library.tensor([value], requires_grad=True) for value in (1.5, 2.5, 3.5))
 
-        def repeat(a: Any = a, b: Any = b, c: Any = c) -> None:
-            for _ in range(calls):
-                (a * b + c).sum().backward()
+    def run() -> Generator[str, None, None]:
+        yield "start"
+        for _ in range(CALLS):
+            (a * b + c).sum().backward()
+        yield "calls"
 
-        sides[name] = repeat
-    timed = interleaved(sides, rounds)
-    micro = {name: {key: value / calls * 1e6 for key, value in row.items()} for name, row in timed.items()}
-    return {"microseconds": micro, "ratio": micro["tinyconv"]["median"] / micro["torch"]["median"]}
+    return run
+
+
+def run(quick: bool) -> dict[str, dict[str, float]]:
+    """Seconds a call of both libraries."""
+    timed = interleaved({name: side(library) for name, library in LIBRARIES.items()}, 0.5 if quick else 2.0)
+    return {
+        name: {key: value if key == "calls" else value / CALLS for key, value in stages["calls"].items()}
+        for name, stages in timed.items()
+    }
