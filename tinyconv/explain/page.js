@@ -1,0 +1,509 @@
+// The page of a trace: grids, controls, keys, edits, saving. Plain JavaScript, no library; needs triples.js before it.
+
+/** An element with attributes (on... are listeners) and children. */
+function make(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+const VIEWS = {
+  output: ["output", "Output"],
+  input: ["input", "Input gradient"],
+  weight: ["weight", "Weight gradient"],
+  matrix: ["output", "Matrix row"],
+  columns: ["output", "im2col column"],
+};
+const PACE = 900; // milliseconds a step
+const MOST_CELLS = 2000; // of the matrix or the columns; beyond, only the row or column of the step is shown
+
+/** Turn root into the page of data. changed(page) is called after what somebody did; the page is returned. */
+function explain(root, data, changed = () => {}) {
+  return new Page(root, data, changed);
+}
+
+class Page {
+  constructor(root, data, changed) {
+    Object.assign(this, { root, data, changed, trace: new Trace(data), view: data.view, index: data.index, timer: null });
+    this.id = `tinyconv-${Math.random().toString(36).slice(2)}`;
+    this.cells = new Map();
+    this.edited = new Set();
+    this.controls();
+    this.update();
+    root.dataset.ready = "";
+  }
+
+  get by() {
+    return VIEWS[this.view][0];
+  }
+
+  get shape() {
+    return this.trace.shapes[this.by];
+  }
+
+  // Controls
+
+  controls() {
+    const { weighted, kind } = this.trace;
+    const views = Object.keys(VIEWS).filter((view) => (view !== "weight" || weighted) && (view !== "columns" || kind !== "unfold"));
+    const radio = (view) => {
+      const input = make("input", { type: "radio", name: `${this.id}-view`, value: view, onchange: () => this.go(view) });
+      return make("label", {}, input, VIEWS[view][1]);
+    };
+    const button = (text, what, onclick, extra = {}) => make("button", { type: "button", title: what, onclick, ...extra }, text);
+    this.views = make("fieldset", { "aria-label": "What to step through" }, ...views.map(radio));
+    this.back = button("◀", "Step back", () => this.move(-1), { "aria-label": "Step back" });
+    this.playing = button("Play", "Play all steps", () => this.play(), { class: "play" });
+    this.forth = button("▶", "Step on", () => this.move(1), { "aria-label": "Step on" });
+    this.slider = make("input", { type: "range", min: 0, "aria-label": "Step", oninput: () => this.jump(Number(this.slider.value)) });
+    this.place = make("output");
+    this.stage = make("div", {
+      class: "stage",
+      onkeydown: (event) => this.key(event),
+      onclick: (event) => this.click(event),
+      onmouseover: (event) => this.light(event.target.closest("td")),
+      onmouseleave: () => this.light(null),
+      onfocusin: (event) => this.light(event.target.closest("td")),
+      onfocusout: () => this.light(null),
+    });
+    this.readout = make("p", { class: "note readout" });
+    this.equation = make("p", { class: "equation" });
+    this.sentence = make("p", { class: "sentence", role: "status", "aria-live": "polite", id: `${this.id}-sentence` });
+    this.terms = make("table", { class: "terms" });
+    this.details = make("details", { ontoggle: () => this.list() }, make("summary"), make("div", { class: "scroll" }, this.terms));
+    this.hint = make("p", { class: "note" });
+    const head = make("p", { class: "head" }, make("b", {}, this.trace.operator), make("span", {}, this.trace.settings));
+    const exports = make("div", { class: "controls" },
+      button("Save numbers (JSON)", "Download the arrays and this step as JSON", () => this.saveNumbers()),
+      button("Save picture (SVG)", "Download what the grids show as an SVG picture", () => this.savePicture()),
+      (this.reset = button("Undo edits", "Back to the numbers of the trace", () => this.undo())));
+    const transport = make("div", { class: "controls" }, this.back, this.playing, this.forth, this.slider, this.place);
+    const words = [this.equation, this.sentence, this.details, exports, this.hint];
+    const style = this.root.querySelector("style") ?? ""; // the widget brings its own
+    this.root.replaceChildren(style, head, this.views, transport, this.stage, this.readout, ...words);
+  }
+
+  /** Another view, and its step at index, by default the first. */
+  go(view, index = VIEWS[view][0] === this.by ? this.index : this.trace.shapes[VIEWS[view][0]].map(() => 0)) {
+    [this.view, this.index] = [view, index];
+    this.update();
+    this.changed(this);
+  }
+
+  jump(position) {
+    this.go(this.view, unflat(position, this.shape));
+  }
+
+  move(by) {
+    const position = flat(this.index, this.shape) + by;
+    if (position >= 0 && position < count(this.shape)) this.jump(position);
+  }
+
+  play() {
+    if (this.timer !== null) return this.stop();
+    if (flat(this.index, this.shape) === count(this.shape) - 1) this.jump(0);
+    this.sentence.setAttribute("aria-live", "off"); // nobody can listen that fast
+    this.playing.textContent = "Pause";
+    this.timer = setInterval(() => {
+      if (!this.root.isConnected || flat(this.index, this.shape) === count(this.shape) - 1) this.stop();
+      else this.move(1);
+    }, PACE);
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.timer = null;
+    this.playing.textContent = "Play";
+    this.sentence.setAttribute("aria-live", "polite");
+  }
+
+  // Grids
+
+  /** The arrays of this view from left to right: [name, sign before it, its grids as rows of indices]. */
+  arrays() {
+    const { trace, view, by } = this;
+    const grids = (name) => this.leads(name).map((lead) => [lead, this.rows(name, lead)]);
+    const flatten = (name) => {
+      const shape = trace.shapes[name];
+      const rows = [...Array(shape[name === "weight" ? 0 : 1]).keys()];
+      const lead = name === "weight" ? [] : [this.image];
+      return [[lead, rows.map((row) => [...indices(shape.slice(lead.length + 1))].map((rest) => [...lead, row, ...rest]))]];
+    };
+    const bias = trace.values.bias ? [["bias", "+", [[[], [trace.values.bias.map((_, c) => [c])]]]]] : [];
+    if (view === "matrix") return [["matrix", "", this.tableRows("matrix")], ["input", "×", grids("input")], ...bias, ["output", "→", grids("output")]];
+    if (view === "columns" && trace.kind === "convolution") {
+      return [["weight", "", flatten("weight")], ["columns", "×", this.tableRows("columns")], ...bias, ["output", "→", flatten("output")]];
+    }
+    if (view === "columns") return [["input", "", grids("input")], ["columns", "→", this.tableRows("columns")], ...bias, ["output", "→", grids("output")]];
+    const [left, middle] = { output: ["input", "weight"], input: ["output", "weight"], weight: ["input", "output"] }[by];
+    const factor = middle === "weight" && !trace.weighted ? [] : [[middle, "×", grids(middle)]];
+    return [[left, "", grids(left)], ...factor, ...(by === "output" ? bias : []), [by, "→", grids(by)]];
+  }
+
+  get image() {
+    return this.by === "weight" ? null : this.index[0];
+  }
+
+  /** One grid each: image and channel, or the two channels of the weight. */
+  leads(name) {
+    const shape = this.trace.shapes[name];
+    const all = [...indices(shape.slice(0, shape.length - this.trace.margins[name].length))];
+    return name === "weight" || this.image === null ? all : all.filter((lead) => lead[0] === this.image);
+  }
+
+  rows(name, lead) {
+    const ranges = this.trace.margins[name].map(([first, last]) => [...Array(last - first).keys()].map((at) => at + first));
+    const down = ranges.length === 2 ? ranges[0].map((row) => [row]) : [[]];
+    return down.map((row) => ranges.at(-1).map((column) => [...lead, ...row, column]));
+  }
+
+  /** The matrix or the columns of this image; where there are too many cells, the row or column of this step. */
+  tableRows(name) {
+    const [image, [down, across]] = [this.image, this.tableSize(name)];
+    let [rows, columns] = [[...Array(down).keys()], [...Array(across).keys()]];
+    if (this.isLarge(name) && name === "matrix") rows = [this.row];
+    else if (this.isLarge(name)) columns = [this.column];
+    return [[[], rows.map((row) => columns.map((column) => [image, row, column]))]];
+  }
+
+  tableSize(name) {
+    const { large, kernel, small, shapes } = this.trace;
+    if (name === "matrix") return [count(shapes.output.slice(1)), count(shapes.input.slice(1))];
+    return [large[1] * count(kernel.slice(2)), count(small.slice(2))];
+  }
+
+  isLarge(name) {
+    return count(this.tableSize(name)) > MOST_CELLS && (name === "matrix" || !this.trace.transposed);
+  }
+
+  get row() {
+    return flat(this.index.slice(1), this.trace.shapes.output.slice(1));
+  }
+
+  get column() {
+    return flat(this.index.slice(2), this.trace.small.slice(2));
+  }
+
+  /** What the grids that stand there depend on. */
+  get layout() {
+    const moving = { matrix: this.row, columns: this.column }[this.view];
+    return [this.view, this.image, moving !== undefined && this.isLarge(this.view) ? moving : ""].join();
+  }
+
+  build() {
+    const focused = document.activeElement?.closest?.("td")?.cell;
+    this.built = this.layout;
+    this.cells.clear();
+    this.stage.classList.toggle("stacked", this.trace.pixels.length === 1 && this.view !== "columns");
+    const parts = this.arrays().map(([name, sign, grids], place) => {
+      const array = make("div", { class: "array", "data-array": name }, ...grids.map(([lead, rows]) => this.grid(name, lead, rows, place === 0)));
+      return sign ? [make("span", { class: "sign", "aria-hidden": "true" }, sign), array] : [array];
+    });
+    this.stage.replaceChildren(...parts.flat());
+    if (focused) this.cells.get(`${focused.name}:${focused.key}`)?.focus();
+  }
+
+  grid(name, lead, rows, left) {
+    const dense = name === "matrix" || name === "columns";
+    const caption = make("caption", {}, this.title(name, lead));
+    const body = make("tbody", {}, ...rows.map((row) => make("tr", { role: "row" }, ...row.map((index) => this.cell(name, index, left)))));
+    const table = make("table", { class: `grid live${dense ? " dense" : ""}`, role: "grid", "aria-label": this.title(name, lead) }, caption, body);
+    table.querySelector("td").tabIndex = 0;
+    return make("div", { class: "scroll" }, table);
+  }
+
+  title(name, lead) {
+    if (name === "matrix") return "matrix C, a row for each output";
+    if (name === "columns") return this.trace.transposed ? "columns that fold adds up" : "im2col, a column for each window";
+    const what = lead.length ? element(name, lead) : name;
+    if (this.by === "output" || name === "weight" && this.by === "input") return what;
+    return name === this.by ? `gradient of ${what}` : name === "output" ? `g, gradient of ${what}` : what;
+  }
+
+  cell(name, index, left) {
+    const shape = this.trace.shapes[name];
+    const inside = !shape || index.every((at, axis) => at >= 0 && at < shape[axis]);
+    const td = make("td", { role: "gridcell", tabindex: -1, "data-at": index.join() });
+    Object.assign(td, { cell: { name, index, key: index.join(), inside, left } });
+    this.cells.set(`${name}:${index.join()}`, td);
+    return td;
+  }
+
+  // Showing a step
+
+  update() {
+    const { trace, by, index, view } = this;
+    if (this.built !== this.layout) this.build();
+    const step = (this.step = trace.step(by, index));
+    const terms = new Map();
+    for (const t of step.terms) {
+      for (const [name, key] of Object.entries(t.key)) if (key !== null && name !== by) terms.set(`${name}:${key}`, t);
+    }
+    if (step.bias !== null) terms.set(`bias:${index[1]}`, null);
+    for (const [id, td] of this.cells) this.paint(td, terms.has(id), terms.get(id));
+    const position = flat(index, this.shape);
+    this.views.querySelector(`[value=${view}]`).checked = true;
+    Object.assign(this.slider, { max: count(this.shape) - 1, value: position });
+    this.slider.setAttribute("aria-valuetext", element(by, index));
+    this.place.textContent = `${position + 1} of ${count(this.shape)}`;
+    [this.back.disabled, this.forth.disabled] = [position === 0, position === count(this.shape) - 1];
+    this.reset.disabled = this.edited.size === 0;
+    this.equation.textContent = equation(step);
+    const sentence = describe(trace, step);
+    if (this.sentence.textContent !== sentence) this.sentence.textContent = sentence;
+    this.hint.textContent = this.legend();
+    this.list();
+  }
+
+  /** What a cell holds, or null where there is no number. */
+  value({ name, key, index, inside }) {
+    const { trace, by } = this;
+    if (name === "matrix" || name === "columns") return trace.table(name).get(key) ?? null;
+    if (!inside) return name === by ? null : this.step.operation === "maximum" ? -Infinity : 0;
+    if (name === "bias") return trace.values.bias[index[0]];
+    const values = name === by ? trace.sum(by) : trace.values[name === "output" ? "g" : name];
+    return values[flat(index, trace.shapes[name])];
+  }
+
+  paint(td, read, t) {
+    const { cell } = td;
+    const made = cell.name === this.by && cell.key === this.index.join();
+    const value = this.value(cell);
+    const isTable = cell.name === "matrix" || cell.name === "columns";
+    const text = value === null ? (isTable ? "·" : "") : short(value);
+    const factor = read && cell.left && t && t.right !== null && cell.name !== "matrix" ? `${this.step.operation === "share" ? "/" : "×"}${short(t.right)}` : "";
+    const editable = this.editable(cell);
+    const states = {
+      outside: !cell.inside || (cell.name === "columns" && this.padded.has(cell.key)),
+      none: isTable && value === null,
+      line: cell.name === "matrix" && cell.index[1] === this.row,
+      read, made, factor: factor !== "",
+      winner: Boolean(read && t && t.winner),
+      edited: this.edited.has(`${cell.name === "output" ? "g" : cell.name}:${cell.key}`) && editable,
+    };
+    td.className = Object.keys(states).filter((state) => states[state]).join(" ");
+    if (!td.querySelector("input")) td.replaceChildren(make("span", {}, text), ...(factor ? [make("small", {}, factor)] : []));
+    const words = [element(cell.name, cell.index), value === null ? "no number" : number(value)];
+    if (states.outside) words.push(this.trace.transposed ? "cropped" : "padding");
+    if (factor) words.push(factor.replace("×", "times ").replace("/", "divided by "));
+    words.push(...["read", "made", "winner", "edited"].filter((state) => states[state]));
+    td.setAttribute("aria-label", words.join(", "));
+    td.setAttribute("aria-selected", made);
+    td.setAttribute("aria-readonly", !editable);
+    td.title = `${words[0]} = ${value === null ? "" : value}`;
+  }
+
+  /** Keys of the columns that lie in the padding. */
+  get padded() {
+    return (this.outside ??= new Set(this.trace.triples.filter((t) => !t.inside && !this.trace.transposed).map((t) => t.key.columns)));
+  }
+
+  editable({ name, inside }) {
+    return inside && name !== this.by && name !== "matrix" && name !== "columns";
+  }
+
+  /** Light up everything that shares a product with this cell. */
+  light(td) {
+    for (const other of this.stage.querySelectorAll(".partner")) other.classList.remove("partner");
+    this.readout.textContent = "";
+    if (!td?.cell) return;
+    const { name, key, index } = td.cell;
+    const shared = this.trace.triples.filter((t) => t.key[name] === key);
+    for (const t of shared) {
+      for (const [other, at] of Object.entries(t.key)) {
+        if (other !== name) this.cells.get(`${other}:${at}`)?.classList.add("partner");
+      }
+    }
+    const many = name === "bias" ? "" : `, in ${shared.length} product${shared.length === 1 ? "" : "s"} with what is dashed`;
+    const value = this.value(td.cell);
+    this.readout.textContent = `${element(name, index)}${value === null ? "" : ` = ${value}`}${many}`;
+  }
+
+  // Keys, clicks, edits
+
+  key(event) {
+    const td = event.target.closest("td");
+    if (!td || event.target.tagName === "INPUT" || event.altKey || event.metaKey) return;
+    const rows = [...td.closest("table").rows];
+    const [row, column] = [rows.indexOf(td.parentNode), td.cellIndex];
+    const end = td.parentNode.cells.length - 1;
+    const targets = {
+      ArrowUp: [row - 1, column], ArrowDown: [row + 1, column], ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1],
+      Home: [event.ctrlKey ? 0 : row, 0], End: [event.ctrlKey ? rows.length - 1 : row, end],
+    };
+    if (event.key in targets) {
+      const [down, across] = targets[event.key];
+      this.focus(rows[down]?.cells[across]);
+    } else if (event.key === "Enter" || event.key === " " || event.key === "F2") this.click(event);
+    else if (/^[-+.\d]$/.test(event.key) && !event.ctrlKey && this.editable(td.cell)) this.edit(td, event.key);
+    else return;
+    event.preventDefault();
+  }
+
+  /** The one cell of its grid that the tab key reaches. */
+  focus(td) {
+    if (!td) return;
+    for (const other of td.closest("table").querySelectorAll("[tabindex='0']")) other.tabIndex = -1;
+    td.tabIndex = 0;
+    td.focus();
+  }
+
+  click(event) {
+    const td = event.target.closest("td");
+    if (!td || event.target.tagName === "INPUT") return;
+    this.focus(td);
+    if (td.cell.name === this.by && td.cell.inside) this.go(this.view, td.cell.index);
+    else if (this.editable(td.cell)) this.edit(td);
+  }
+
+  edit(td, typed = null) {
+    const { cell } = td;
+    const name = cell.name === "output" ? "g" : cell.name;
+    const input = make("input", { "aria-label": `new value of ${element(cell.name, cell.index)}`, inputmode: "text" });
+    input.value = typed ?? String(this.value(cell));
+    const close = (keep, refocus) => {
+      if (!input.isConnected) return;
+      const value = keep ? parse(input.value) : null;
+      td.replaceChildren(); // the input's blur comes here again and finds it gone
+      if (value !== null && !Object.is(value, this.value(cell))) {
+        this.trace.set(name, cell.index, value);
+        this.edited.add(`${name}:${cell.key}`);
+      }
+      this.update();
+      if (refocus) this.focus(td);
+      if (keep && value === null) this.readout.textContent = `"${input.value}" is no number; give one such as -2, 0.5, inf or nan.`;
+      else if (value !== null) this.changed(this);
+    };
+    input.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") close(true, true);
+      else if (event.key === "Escape") close(false, true);
+      else return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    input.addEventListener("blur", () => close(true, false));
+    td.replaceChildren(input);
+    input.focus();
+    if (typed === null) input.select();
+  }
+
+  undo() {
+    this.trace = new Trace(this.data);
+    this.edited.clear();
+    this.update();
+    this.changed(this);
+  }
+
+  // Words below
+
+  legend() {
+    const words = ["solid frame: read", "double frame: made"];
+    const { trace, view } = this;
+    if (trace.triples.some((t) => !t.inside)) words.push(`hatched: ${trace.transposed ? "cropped" : "padding"}`);
+    if (trace.kind === "max" && this.by !== "weight") words.push("ring: winner");
+    words.push("dashed: partners of the cell under the pointer or the focus");
+    const large = (view === "matrix" || view === "columns") && this.isLarge(view);
+    const only = large ? ` Only the ${view === "matrix" ? "row" : "column"} of this step is shown; the whole has ${this.tableSize(view).join(" x ")} cells.` : "";
+    return `${words.join("; ")}.${only} Choose a cell of the ${this.by === "output" ? "output" : "gradient"} to go there, any other number to change it. Arrow keys move within a grid.`;
+  }
+
+  /** All terms with their partial sums, while that list is open. */
+  list() {
+    const { step } = this;
+    const total = step.operation === "maximum" ? "maximum" : "sum";
+    this.details.firstChild.textContent = `Term by term (${step.terms.length})`;
+    if (!this.details.open) return this.terms.replaceChildren();
+    const source = step.by === "input" ? "output" : "input";
+    const partner = step.by === "weight" ? "output" : this.trace.weighted ? "weight" : null;
+    const row = (tag, cells) => make("tr", {}, ...cells.map((text) => make(tag, {}, text)));
+    const hasRight = step.terms.some((t) => t.right !== null);
+    const sign = step.operation === "share" ? "/" : "×";
+    const rows = step.terms.map((t) => {
+      const right = hasRight ? [`${sign} ${partner ? `${element(partner, t[partner])} ` : ""}${number(t.right)}`, `= ${number(t.product)}`] : [];
+      const note = t.padding ? (this.trace.transposed ? "cropped" : "padding") : t.winner ? "winner" : "";
+      return row("td", [`${element(source, t[source])} ${number(t.left)}`, ...right, number(t.partial), note]);
+    });
+    this.terms.replaceChildren(row("th", [source === "output" ? "g" : "pixel", ...(hasRight ? ["factor", "product"] : []), total, ""]), ...rows);
+  }
+
+  // Saving
+
+  download(text, type, ending) {
+    const link = make("a", { download: `${[this.trace.operator, this.view, ...this.index].join("-")}.${ending}` });
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  /** The arrays as they are now, and the step; what JSON cannot hold as the strings that name it. */
+  numbers() {
+    const { trace, step } = this;
+    const nest = (values, shape) => {
+      if (shape.length === 1) return values.map(encode);
+      const each = count(shape.slice(1));
+      return [...Array(shape[0]).keys()].map((at) => nest(values.slice(at * each, (at + 1) * each), shape.slice(1)));
+    };
+    const { input, output, weight } = trace.shapes;
+    const terms = step.terms.map(({ output, input, weight, padding, left, right, product, partial, winner }) => (
+      { output, input, weight: trace.weighted ? weight : null, padding, left: encode(left), right: right === null ? null : encode(right), product: encode(product), partial: encode(partial), winner }));
+    return {
+      operator: trace.operator, settings: trace.settings,
+      input: nest(trace.values.input, input),
+      weight: weight && nest(trace.values.weight, weight),
+      bias: trace.values.bias && trace.values.bias.map(encode),
+      g: nest(trace.values.g, output),
+      output: nest(trace.sum("output"), output),
+      grad_input: nest(trace.sum("input"), input),
+      grad_weight: weight && nest(trace.sum("weight"), weight),
+      step: { by: step.by, index: step.index, value: encode(step.value), terms, sentence: describe(trace, step) },
+    };
+  }
+
+  saveNumbers() {
+    this.download(JSON.stringify(this.numbers(), null, 1), "application/json", "json");
+  }
+
+  /** The grids as they stand there, drawn again as an SVG. */
+  savePicture() {
+    this.light(null);
+    const escape = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
+    const origin = this.stage.getBoundingClientRect();
+    const [left, top] = [origin.left - 12, origin.top - 12];
+    const style = getComputedStyle(this.root);
+    const [page, ink] = [style.backgroundColor, style.color];
+    let [width, height] = [origin.width + 24, origin.height + 24];
+    const box = (r, inset, extra) => `<rect x="${(r.left - left + inset).toFixed(1)}" y="${(r.top - top + inset).toFixed(1)}" width="${(r.width - 2 * inset).toFixed(1)}" height="${(r.height - 2 * inset).toFixed(1)}" ${extra}/>`;
+    const word = (r, part, anchor) => {
+      const css = getComputedStyle(part);
+      const x = anchor === "start" ? r.left - left : (r.left + r.right) / 2 - left;
+      return `<text x="${x.toFixed(1)}" y="${((r.top + r.bottom) / 2 - top).toFixed(1)}" dy=".35em" text-anchor="${anchor}" font-size="${css.fontSize}" font-weight="${css.fontWeight}" fill="${css.color}">${escape(part.textContent)}</text>`;
+    };
+    const drawn = [];
+    for (const part of this.stage.querySelectorAll("td, caption, .sign, td span, td small")) {
+      const r = part.getBoundingClientRect();
+      [width, height] = [Math.max(width, r.right - left + 12), Math.max(height, r.bottom - top + 12)];
+      if (part.tagName !== "TD") {
+        drawn.push(word(r, part, part.tagName === "CAPTION" ? "start" : "middle"));
+        if (part.closest(".winner") && part.tagName === "SPAN") drawn.push(box(r, 1, `rx="10" fill="none" stroke="${ink}" stroke-width="1.5"`));
+        continue;
+      }
+      const css = getComputedStyle(part);
+      const has = (state) => part.classList.contains(state);
+      const fill = has("outside") && !has("read") ? "none" : css.backgroundColor === "rgba(0, 0, 0, 0)" ? style.getPropertyValue("--read") : css.backgroundColor;
+      drawn.push(box(r, 0, `fill="${fill}" stroke="${css.borderLeftColor}"`));
+      if (has("outside")) drawn.push(box(r, 0, `fill="url(#hatch)"`));
+      if (has("read") || has("made")) drawn.push(box(r, 1.5, `fill="none" stroke="${ink}" stroke-width="2"`));
+      if (has("made")) drawn.push(box(r, 5, `fill="none" stroke="${ink}"`));
+    }
+    const words = [this.equation.textContent, this.sentence.textContent].flatMap((text) => text.match(/.{1,90}(\s|$)/g) ?? []);
+    const told = words.map((text, line) => `<text x="12" y="${height + 8 + 20 * line}" font-size="13">${escape(text.trim())}</text>`);
+    width = Math.max(width, 640);
+    const hatch = `<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path d="M0 0V6" stroke="${ink}" stroke-opacity=".35" stroke-width="2"/></pattern>`;
+    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + 20 * told.length + 8}" font-family="sans-serif" fill="${ink}"><title>${escape(this.sentence.textContent)}</title><defs>${hatch}</defs><rect width="100%" height="100%" fill="${page}"/>${drawn.join("")}${told.join("")}</svg>`;
+    this.download(svg, "image/svg+xml", "svg");
+  }
+}
