@@ -89,9 +89,28 @@ class Page {
 
   /** Another view, and its step at index, by default the first. */
   go(view, index = VIEWS[view][0] === this.by ? this.index : this.trace.shapes[VIEWS[view][0]].map(() => 0)) {
-    [this.view, this.index] = [view, index];
-    this.update();
+    this.show(view, index);
     this.changed(this);
+  }
+
+  /** The same without telling: for whoever is told. */
+  show(view, index) {
+    const shape = this.trace.shapes[VIEWS[view][0]];
+    const fits = index.length === shape.length && index.every((at, axis) => at < shape[axis]);
+    [this.view, this.index] = [view, fits ? index : shape.map(() => 0)];
+    this.update();
+  }
+
+  /** Other numbers for an array: what differs from the trace counts as edited. */
+  take(name, values) {
+    if (!values?.length || !this.trace.values[name]) return;
+    const shape = this.trace.shapes[name === "g" ? "output" : name] ?? [values.length];
+    for (const [position, value] of values.map(decode).entries()) {
+      const index = unflat(position, shape);
+      if (!Object.is(this.trace.values[name][position], value)) this.trace.set(name, index, value);
+      if (!Object.is(decode(this.data.arrays[name][position]), value)) this.edited.add(`${name}:${index.join()}`);
+      else this.edited.delete(`${name}:${index.join()}`);
+    }
   }
 
   jump(position) {
@@ -199,18 +218,18 @@ class Page {
     this.built = this.layout;
     this.cells.clear();
     this.stage.classList.toggle("stacked", this.trace.pixels.length === 1 && this.view !== "columns");
-    const parts = this.arrays().map(([name, sign, grids], place) => {
-      const array = make("div", { class: "array", "data-array": name }, ...grids.map(([lead, rows]) => this.grid(name, lead, rows, place === 0)));
-      return sign ? [make("span", { class: "sign", "aria-hidden": "true" }, sign), array] : [array];
+    const parts = this.arrays().map(([name, sign, grids]) => {
+      const array = make("div", { class: "array", "data-array": name }, ...grids.map(([lead, rows]) => this.grid(name, lead, rows)));
+      return make("div", { class: "part" }, ...(sign ? [make("span", { class: "sign", "aria-hidden": "true" }, sign)] : []), array);
     });
-    this.stage.replaceChildren(...parts.flat());
+    this.stage.replaceChildren(...parts);
     if (focused) this.cells.get(`${focused.name}:${focused.key}`)?.focus();
   }
 
-  grid(name, lead, rows, left) {
-    const dense = name === "matrix" || name === "columns";
+  grid(name, lead, rows) {
+    const dense = name === "matrix" || name === "columns" || rows[0].length > 16;
     const caption = make("caption", {}, this.title(name, lead));
-    const body = make("tbody", {}, ...rows.map((row) => make("tr", { role: "row" }, ...row.map((index) => this.cell(name, index, left)))));
+    const body = make("tbody", {}, ...rows.map((row) => make("tr", { role: "row" }, ...row.map((index) => this.cell(name, index)))));
     const table = make("table", { class: `grid live${dense ? " dense" : ""}`, role: "grid", "aria-label": this.title(name, lead) }, caption, body);
     table.querySelector("td").tabIndex = 0;
     return make("div", { class: "scroll" }, table);
@@ -224,11 +243,11 @@ class Page {
     return name === this.by ? `gradient of ${what}` : name === "output" ? `g, gradient of ${what}` : what;
   }
 
-  cell(name, index, left) {
+  cell(name, index) {
     const shape = this.trace.shapes[name];
     const inside = !shape || index.every((at, axis) => at >= 0 && at < shape[axis]);
     const td = make("td", { role: "gridcell", tabindex: -1, "data-at": index.join() });
-    Object.assign(td, { cell: { name, index, key: index.join(), inside, left } });
+    Object.assign(td, { cell: { name, index, key: index.join(), inside } });
     this.cells.set(`${name}:${index.join()}`, td);
     return td;
   }
@@ -257,6 +276,16 @@ class Page {
     if (this.sentence.textContent !== sentence) this.sentence.textContent = sentence;
     this.hint.textContent = this.legend();
     this.list();
+    for (const box of this.stage.querySelectorAll(".scroll")) this.reveal(box);
+  }
+
+  /** Scroll a grid that is too large for its box, and nothing else, to what is read or made. */
+  reveal(box) {
+    const td = box.querySelector(".made, .read");
+    if (!td || (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight)) return;
+    const [cell, frame] = [td.getBoundingClientRect(), box.getBoundingClientRect()];
+    if (cell.left < frame.left || cell.right > frame.right) box.scrollLeft += cell.left - frame.left - frame.width / 3;
+    if (cell.top < frame.top || cell.bottom > frame.bottom) box.scrollTop += cell.top - frame.top - frame.height / 3;
   }
 
   /** What a cell holds, or null where there is no number. */
@@ -275,7 +304,8 @@ class Page {
     const value = this.value(cell);
     const isTable = cell.name === "matrix" || cell.name === "columns";
     const text = value === null ? (isTable ? "·" : "") : short(value);
-    const factor = read && cell.left && t && t.right !== null && cell.name !== "matrix" ? `${this.step.operation === "share" ? "/" : "×"}${short(t.right)}` : "";
+    const source = this.by === "input" ? "output" : "input";
+    const factor = read && cell.name === source && t.right !== null ? `${this.step.operation === "share" ? "/" : "×"}${short(t.right)}` : "";
     const editable = this.editable(cell);
     const states = {
       outside: !cell.inside || (cell.name === "columns" && this.padded.has(cell.key)),
@@ -283,7 +313,7 @@ class Page {
       line: cell.name === "matrix" && cell.index[1] === this.row,
       read, made, factor: factor !== "",
       winner: Boolean(read && t && t.winner),
-      edited: this.edited.has(`${cell.name === "output" ? "g" : cell.name}:${cell.key}`) && editable,
+      edited: editable && this.edited.has(`${cell.name === "output" ? "g" : cell.name}:${cell.key}`),
     };
     td.className = Object.keys(states).filter((state) => states[state]).join(" ");
     if (!td.querySelector("input")) td.replaceChildren(make("span", {}, text), ...(factor ? [make("small", {}, factor)] : []));

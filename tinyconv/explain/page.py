@@ -155,7 +155,8 @@ def picture(trace: Trace, step: Step, g: Any) -> str:
         array = values[name]
         if array is not None:
             grids = "\n".join(_grid(trace, step, name, array, lead) for lead in _leads(trace, step, name))
-            parts.append((f'<span class="sign">{sign}</span>\n' if sign else "") + f'<div class="array">{grids}</div>')
+            before = f'<span class="sign">{sign}</span>' if sign else ""
+            parts.append(f'<div class="part">{before}<div class="array">{grids}</div></div>')
     stacked = " stacked" if trace.g.rank == 1 else ""
     return "\n".join(
         [

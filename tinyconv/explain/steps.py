@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv.explain import figure, page, text
+from tinyconv.explain import figure, page, text, widget
 from tinyconv.explain.debug import StepDebugger
 from tinyconv.explain.triples import Triple, Triples
 from tinyconv.geometry import Sizes
@@ -304,6 +304,14 @@ class Trace:
         numbers. ``g`` is what :meth:`at` was given. ValueError for more than two axes, or more than a page can show.
         """
         return page.to_html(self, step, g)
+
+    def widget(self, step: Step | None = None, g: Any = None) -> Any:
+        """The page as a notebook widget, opened at ``step``; needs anywidget.
+
+        Its traits ``view`` and ``index`` say what is looked at, and ``input``, ``weight``, ``bias`` and ``g`` hold the
+        numbers, flat; set them, or observe them. ``widget.trace`` and ``widget.step`` are those of the numbers shown.
+        """
+        return widget.widget(self, step, g)
 
     def _repr_html_(self) -> str:
         """The page in a notebook: without scripts a picture of the first step; where it is too large, text."""

@@ -62,7 +62,8 @@ def format_settings(trace: Trace) -> list[str]:
         f"{name} {' x '.join(map(str, sizes))}"
         for name, sizes in (("kernel", g.kernel), ("stride", g.stride), ("padding", padding), ("dilation", g.dilation))
     ]
-    return textwrap.wrap("   ".join([*parts, f"groups {trace.groups}"]), WIDTH)
+    parts += [f"groups {trace.groups}"] if trace.weight else []  # a pooling sees each channel alone anyway
+    return textwrap.wrap("   ".join(parts), WIDTH)
 
 
 def format_sizes(trace: Trace) -> str:
