@@ -19,7 +19,7 @@ const VIEWS = {
   columns: ["output", "im2col column"],
 };
 const PACE = 900; // milliseconds a step
-const MOST_CELLS = 2000; // of the matrix or the columns; beyond, only the row or column of the step is shown
+const MOST_CELLS = 2500; // of the matrix or the columns; beyond, only the row or column of the step is shown
 
 /** Turn root into the page of data. changed(page) is called after what somebody did; the page is returned. */
 function explain(root, data, changed = () => {}) {
@@ -60,7 +60,7 @@ class Page {
     this.playing = button("Play", "Play all steps", () => this.play(), { class: "play" });
     this.forth = button("▶", "Step on", () => this.move(1), { "aria-label": "Step on" });
     this.slider = make("input", { type: "range", min: 0, "aria-label": "Step", oninput: () => this.jump(Number(this.slider.value)) });
-    this.place = make("output");
+    this.place = make("span", { class: "place" });
     this.stage = make("div", {
       class: "stage",
       onkeydown: (event) => this.key(event),
@@ -71,6 +71,7 @@ class Page {
       onfocusout: () => this.light(null),
     });
     this.readout = make("p", { class: "note readout" });
+    this.problem = make("p", { class: "problem", role: "alert" });
     this.equation = make("p", { class: "equation" });
     this.sentence = make("p", { class: "sentence", role: "status", "aria-live": "polite", id: `${this.id}-sentence` });
     this.terms = make("table", { class: "terms" });
@@ -84,7 +85,7 @@ class Page {
     const transport = make("div", { class: "controls" }, this.back, this.playing, this.forth, this.slider, this.place);
     const words = [this.equation, this.sentence, this.details, exports, this.hint];
     const style = this.root.querySelector("style") ?? ""; // the widget brings its own
-    this.root.replaceChildren(style, head, this.views, transport, this.stage, this.readout, ...words);
+    this.root.replaceChildren(style, head, this.views, transport, this.stage, this.readout, this.problem, ...words);
   }
 
   /** Another view, and its step at index, by default the first. */
@@ -274,6 +275,7 @@ class Page {
     this.equation.textContent = equation(step);
     const sentence = describe(trace, step);
     if (this.sentence.textContent !== sentence) this.sentence.textContent = sentence;
+    this.problem.textContent = "";
     this.hint.textContent = this.legend();
     this.list();
     for (const box of this.stage.querySelectorAll(".scroll")) this.reveal(box);
@@ -315,12 +317,16 @@ class Page {
       winner: Boolean(read && t && t.winner),
       edited: editable && this.edited.has(`${cell.name === "output" ? "g" : cell.name}:${cell.key}`),
     };
-    td.className = Object.keys(states).filter((state) => states[state]).join(" ");
-    if (!td.querySelector("input")) td.replaceChildren(make("span", {}, text), ...(factor ? [make("small", {}, factor)] : []));
     const words = [element(cell.name, cell.index), value === null ? "no number" : number(value)];
     if (states.outside) words.push(this.trace.transposed ? "cropped" : "padding");
     if (factor) words.push(factor.replace("×", "times ").replace("/", "divided by "));
     words.push(...["read", "made", "winner", "edited"].filter((state) => states[state]));
+    const classes = Object.keys(states).filter((state) => states[state]).join(" ");
+    const shown = [classes, text, value, ...words].join();
+    if (td.shown === shown) return;
+    td.shown = shown;
+    td.className = classes;
+    td.replaceChildren(make("span", {}, text), ...(factor ? [make("small", {}, factor)] : []));
     td.setAttribute("aria-label", words.join(", "));
     td.setAttribute("aria-selected", made);
     td.setAttribute("aria-readonly", !editable);
@@ -395,17 +401,20 @@ class Page {
     const name = cell.name === "output" ? "g" : cell.name;
     const input = make("input", { "aria-label": `new value of ${element(cell.name, cell.index)}`, inputmode: "text" });
     input.value = typed ?? String(this.value(cell));
+    let open = true; // taking the input away blurs it, which comes here again
     const close = (keep, refocus) => {
-      if (!input.isConnected) return;
+      if (!open) return;
+      open = false;
       const value = keep ? parse(input.value) : null;
-      td.replaceChildren(); // the input's blur comes here again and finds it gone
+      td.replaceChildren();
+      td.shown = null;
       if (value !== null && !Object.is(value, this.value(cell))) {
         this.trace.set(name, cell.index, value);
         this.edited.add(`${name}:${cell.key}`);
       }
       this.update();
       if (refocus) this.focus(td);
-      if (keep && value === null) this.readout.textContent = `"${input.value}" is no number; give one such as -2, 0.5, inf or nan.`;
+      if (keep && value === null) this.problem.textContent = `"${input.value}" is no number; give one such as -2, 0.5, inf or nan.`;
       else if (value !== null) this.changed(this);
     };
     input.addEventListener("keydown", (event) => {
