@@ -73,23 +73,38 @@ def browser() -> Iterator[Any]:
 Show = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def window(browser: Any) -> Any:
+    return browser.new_page()
+
+
 @pytest.fixture
-def show(browser: Any) -> Iterator[Show]:
-    """A document in a window of its own; at the end, that it was silent: no error, no request."""
+def show(browser: Any, window: Any) -> Iterator[Show]:
+    """A document in the window, or with options in one of its own; at the end, that there was no error, no request."""
     contexts, said = [], []
+    tell = {
+        "console": lambda message: said.append(message.text),
+        "pageerror": lambda error: said.append(str(error)),
+        "request": lambda request: None if request.url.startswith("blob:") else said.append(request.url),
+    }
 
     def open_page(source: str, **options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        opened = context.new_page()
+        opened = window
+        if options:
+            contexts.append(browser.new_context(**options))
+            opened = contexts[-1].new_page()
+            for event, listener in tell.items():
+                opened.on(event, listener)
         opened.set_default_timeout(10_000)
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("request", lambda request: said.append(request.url) if not request.url.startswith("blob:") else None)
+        opened.mouse.move(0, 0)
         opened.set_content(source)
         return opened
 
+    for event, listener in tell.items():
+        window.on(event, listener)
     yield open_page
+    for event, listener in tell.items():
+        window.remove_listener(event, listener)
     for context in contexts:
         context.close()
     assert said == []
@@ -160,7 +175,7 @@ def test_every_step_of_every_view_is_told_as_in_python(name: str, show: Show) ->
 # All grids: what their cells show by the titles.
 GRIDS = """() => Object.fromEntries([...document.querySelectorAll('table.grid')].map((table) => [
   table.caption.textContent.replace('g, ', ''),
-  [...table.querySelectorAll('td')].map((td) => [...td.querySelectorAll('span, small')].map((it) => it.textContent).join()),
+  [...table.querySelectorAll('td')].map((td) => [...td.querySelectorAll('span, small')].map((it) => it.innerHTML) + ''),
 ]))"""
 
 
@@ -176,7 +191,9 @@ def test_the_picture_with_script_holds_the_numbers_of_the_one_without(name: str,
         assert expected and {title: shown[title] for title in expected} == expected
 
 
-@pytest.mark.parametrize("name", ["guide", "conv_transpose2d", "float32", "avg_pool2d", "max_pool2d", "unfold", "conv1d"])
+@pytest.mark.parametrize(
+    "name", ["guide", "conv1d", "float32", "conv_transpose2d", "avg_pool2d", "max_pool2d", "unfold"]
+)
 def test_edited_numbers_give_what_torch_gives(name: str, show: Show) -> None:
     opened = show(made(name).to_html())
     t = made(name)
@@ -237,7 +254,8 @@ def test_the_matrix_and_its_row(name: str, show: Show) -> None:
     assert np.allclose(C @ t.x[0].ravel(), y.numpy().ravel())
     row = int(np.prod(t.output[1:])) // 2
     opened.locator("[type=range]").fill(str(row))
-    assert {at[1] for at in state(opened, "matrix", "line")} == {row} >= {at[1] for at in state(opened, "matrix", "read")}
+    lined, read = ({at[1] for at in state(opened, "matrix", name)} for name in ("line", "read"))
+    assert lined == {row} >= read
     step = t.at(output=(0, *map(int, np.unravel_index(row, t.output[1:]))))
     assert len(state(opened, "matrix", "read")) == sum(not term.padding for term in step.terms)
 
@@ -309,7 +327,7 @@ def test_steps_by_clicks_buttons_and_slider(show: Show) -> None:
 
 
 def test_play_goes_to_the_end_and_stops(show: Show) -> None:
-    opened = show("<p></p>")
+    opened = show("", viewport={"width": 900, "height": 700})
     opened.clock.install()
     opened.set_content(made("guide").to_html())
     opened.get_by_role("button", name="Play").click()
@@ -433,7 +451,8 @@ def test_no_number_is_clipped_or_covers_another(show: Show) -> None:
         wrong = opened.evaluate("""() => [...document.querySelectorAll('table.grid td')].filter((td) => {
           const [span, small] = [...td.children].map((part) => part.getBoundingClientRect());
           const cell = td.getBoundingClientRect();
-          const inside = (r) => r.left >= cell.left && r.right <= cell.right && r.top >= cell.top - 1 && r.bottom <= cell.bottom + 1;
+          const [left, right, top, bottom] = [cell.left, cell.right, cell.top, cell.bottom];
+          const inside = (r) => r.left >= left && r.right <= right && r.top >= top && r.bottom <= bottom;
           const apart = !small || small.left >= span.right - 1 || small.top >= span.bottom - 1;
           return span && span.width > 0 && !(inside(span) && (!small || inside(small)) && apart);
         }).map((td) => td.textContent)""")
@@ -477,7 +496,8 @@ def test_the_widget_sends_and_takes(show: Show) -> None:
     opened = show(f"<style>{page.asset('page.css')}</style><main></main>")
     opened.evaluate(
         """async ([source, state]) => {
-          const { default: widget } = await import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+          const blob = new Blob([source], { type: "text/javascript" });
+          const { default: widget } = await import(URL.createObjectURL(blob));
           const heard = [];
           window.sent = [];
           window.model = {

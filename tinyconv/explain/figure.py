@@ -93,7 +93,7 @@ def is_columns(trace: Trace, name: str) -> bool:
     return name == "output" and len(trace.output) < len(trace.x.shape)
 
 
-def margins(trace: Trace, name: str) -> list[tuple[int, int]]:
+def margins_of(trace: Trace, name: str) -> list[tuple[int, int]]:
     """(first, last + 1) of the cells of an array on each axis, padding included."""
     g, shape = trace.g, trace.shape(name)
     if is_columns(trace, name):
@@ -155,7 +155,7 @@ class _Picture:
 
     def _grid(self, name: str) -> tuple[int, int]:
         """(rows, columns) of one grid, in cells."""
-        sizes = [last - first for first, last in margins(self.trace, name)]
+        sizes = [last - first for first, last in margins_of(self.trace, name)]
         return (sizes[0] if len(sizes) == 2 else 1), sizes[-1]
 
     def _lay_out(self) -> None:
@@ -205,12 +205,12 @@ class _Picture:
         return "\n".join([*textwrap.wrap(equation(step), wide), legend])
 
     def _sides(self, name: str) -> list[tuple[tuple[int, int], int]]:
-        margins = margins(self.trace, name)
+        margins = margins_of(self.trace, name)
         return list(zip(margins, self.values[name].shape[-len(margins) :]))
 
     def _labels(self, name: str) -> dict[Sizes, str]:
         """What stands in each cell, also of the padding where it is read."""
-        array, margins, labels = self.values[name], margins(self.trace, name), {}
+        array, margins, labels = self.values[name], margins_of(self.trace, name), {}
         outside = "" if name == self.by else "−∞" if self.steps[0].operation == "maximum" else "0"
         for lead in product(*map(range, array.shape[: array.ndim - len(margins)])):
             for at in product(*(range(*margin) for margin in margins)):
@@ -254,7 +254,7 @@ class _Picture:
             title = f"gradient of\n{title}"
         rows, columns = self._grid(name)
         axes.text(corner[0] + columns * cell / 2, corner[1] - 0.05, title, ha="center", va="bottom", fontsize=8)
-        margins = margins(self.trace, name)
+        margins = margins_of(self.trace, name)
         for at in product(*(range(*margin) for margin in margins)):
             index = (*lead, *at)
             place_of = [i - low for i, (low, _) in zip(at, margins)]

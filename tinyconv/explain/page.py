@@ -15,8 +15,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyconv.explain.figure import equation, margins
-from tinyconv.explain.text import describe, element, format_settings, format_step, number
+from tinyconv.explain.figure import equation, margins_of
+from tinyconv.explain.text import describe, element, format_settings, format_step
 from tinyconv.geometry import Sizes
 from tinyconv.kernels.arrays import Array
 
@@ -63,7 +63,7 @@ def fragment(trace: Trace, step: Step | None, g: Any) -> str:
         f'<script type="application/json">{told}</script>\n</div>\n'
         f"<script>\n(() => {{\n{script()}\n"
         'for (const root of document.querySelectorAll(".tinyconv:not([data-ready])")) {\n'
-        '  const data = root.querySelector("script[type=\'application/json\']");\n'
+        "  const data = root.querySelector(\"script[type='application/json']\");\n"
         "  if (data) explain(root, JSON.parse(data.textContent));\n}\n})();\n</script>"
     )
 
@@ -123,7 +123,7 @@ def page_data(trace: Trace, step: Step, g: Any) -> dict[str, Any]:
         "kernel": triples.kernel,
         "pixels": pixels,
         "shapes": {"input": trace.input, "output": trace.output, "weight": trace.weight},
-        "margins": {name: margins(trace, name) for name in names},
+        "margins": {name: margins_of(trace, name) for name in names},
         "arrays": {name: None if a is None else encode(a) for name, a in arrays.items()},
         "view": step.by,
         "index": step.index,
@@ -172,7 +172,7 @@ def picture(trace: Trace, step: Step, g: Any) -> str:
 
 def _leads(trace: Trace, step: Step, name: str) -> list[Sizes]:
     """Image and channel of each grid: those that are read, and for what is made all of its image."""
-    length = len(trace.shape(name)) - len(margins(trace, name))
+    length = len(trace.shape(name)) - len(margins_of(trace, name))
     read = sorted({getattr(term, name)[:length] for term in step.terms}) if name != step.by else []
     if name == "weight" and not read:
         return [step.index[:2]] if step.by == "weight" else []
@@ -188,7 +188,7 @@ def _grid(trace: Trace, step: Step, name: str, array: Array, lead: Sizes) -> str
         title = f"gradient of {title}"
     read = {getattr(term, name): term for term in step.terms} if name != step.by else {}
     factors = name == ("output" if step.by == "input" else "input")
-    *down, across = (range(*margin) for margin in margins(trace, name))
+    *down, across = (range(*margin) for margin in margins_of(trace, name))
     rows = []
     for row in product(*down):
         cells = [_cell(step, name, array, (*lead, *row, column), read, factors) for column in across]
@@ -214,10 +214,11 @@ def _cell(step: Step, name: str, array: Array, index: Sizes, read: dict[Sizes, T
         "winner": term is not None and term.winner,
     }
     classes = " ".join(state for state, holds in states.items() if holds)
+    opening = f'<td class="{classes}">' if classes else "<td>"
     before, after = ("«", "»") if made else ("[", "]") if term is not None else ("", "")
     marks = [f'<i class="mark">{mark}</i>' if mark else "" for mark in (before, after)]
     small = f"<small>{factor}</small>" if factor else ""
-    return f"<td{f' class={chr(34)}{classes}{chr(34)}' if classes else ''}>{marks[0]}<span>{text}</span>{small}{marks[1]}</td>"
+    return f"{opening}{marks[0]}<span>{text}</span>{small}{marks[1]}</td>"
 
 
 def short(value: float) -> str:

@@ -26,7 +26,7 @@ def widget(trace: Trace, step: Step | None, g: Any) -> Any:
     step = page.first_step(trace) if step is None else step
     data = page.page_data(trace, step, g)
 
-    class TraceWidget(anywidget.AnyWidget):  # type: ignore[misc]
+    class TraceWidget(anywidget.AnyWidget):
         """The view that is looked at ("output", "input", "weight", "matrix" or "columns"), its index, and the numbers.
 
         All are traits, set from either side. The arrays are flat lists; :attr:`trace` is the trace of what they hold.
@@ -37,10 +37,10 @@ def widget(trace: Trace, step: Step | None, g: Any) -> Any:
         data = traitlets.Dict().tag(sync=True)
         view = traitlets.Enum(["output", "input", "weight", "matrix", "columns"]).tag(sync=True)
         index = traitlets.List(traitlets.Int()).tag(sync=True)
-        input = traitlets.List().tag(sync=True)
-        weight = traitlets.List(allow_none=True).tag(sync=True)
-        bias = traitlets.List(allow_none=True).tag(sync=True)
-        g = traitlets.List().tag(sync=True)
+        input: Any = traitlets.List().tag(sync=True)
+        weight: Any = traitlets.List(allow_none=True).tag(sync=True)
+        bias: Any = traitlets.List(allow_none=True).tag(sync=True)
+        g: Any = traitlets.List().tag(sync=True)
 
         @property
         def _by(self) -> str:
