@@ -184,10 +184,14 @@ def test_names_are_escaped() -> None:
 
 
 def test_without_styles_brackets_say_what_frames_say() -> None:
-    t = guide()
-    plain = re.sub(r"<(style|script).*?</\1>", "", t._repr_html_(), flags=re.DOTALL)
-    words = re.sub(r"<[^>]+>", "", plain)
-    assert words.count("«6»") == 1 and words.count("[") - words.count("[0,0") >= 18
+    plain = re.sub(r"<(style|script).*?</\1>", "", guide()._repr_html_(), flags=re.DOTALL)
+    cells = [re.sub("<[^>]+>", "", cell) for cell in re.findall("<td.*?</td>", plain)]
+    assert cells[:4] == ["·[0×0]", "·[0×1]", "·[0×2]", "·0"] and cells[7:11] == ["·[0×2]", "[3×2]", "[3×0]", "2"]
+    assert cells.count("«6»") == 1 and sum("[" in cell for cell in cells) == 18
+    words = re.sub("<[^>]+>", "", plain)
+    assert "Solid frame [ ]: read; double frame « »: made; hatched ·: padding" in words
+    pooled = explain.trace(F.max_pool2d, X, 2)._repr_html_()
+    assert "[3*]" in re.sub("<[^>]+>", "", pooled) and "ring *: winner" in re.sub("<[^>]+>", "", pooled)
 
 
 @pytest.mark.parametrize("shape, operator", [((1, 1, 4, 4, 4), F.max_pool3d), ((1, 1, 80, 80), F.max_pool2d)])

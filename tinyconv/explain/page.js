@@ -1,4 +1,4 @@
-// The page of a trace: grids, controls, keys, edits, saving. Plain JavaScript, no library; needs triples.js before it.
+// The page of a trace: grids, controls, keys, edits. Plain JavaScript without a library; needs triples.js and save.js.
 
 /** An element with attributes (on... are listeners) and children. */
 function make(tag, attributes = {}, ...children) {
@@ -28,10 +28,20 @@ function explain(root, data, changed = () => {}) {
 
 class Page {
   constructor(root, data, changed) {
-    Object.assign(this, { root, data, changed, trace: new Trace(data), view: data.view, index: data.index, timer: null });
+    Object.assign(this, {
+      root,
+      data,
+      changed,
+      trace: new Trace(data),
+      view: data.view,
+      index: data.index,
+      timer: null,
+    });
     this.id = `tinyconv-${Math.random().toString(36).slice(2)}`;
     this.cells = new Map();
     this.edited = new Set();
+    const outside = this.trace.transposed ? [] : this.trace.triples.filter((t) => t.padding);
+    this.padded = new Set(outside.map((t) => t.key.columns));
     this.controls();
     this.update();
     root.dataset.ready = "";
@@ -49,17 +59,29 @@ class Page {
 
   controls() {
     const { weighted, kind } = this.trace;
-    const views = Object.keys(VIEWS).filter((view) => (view !== "weight" || weighted) && (view !== "columns" || kind !== "unfold"));
+    const hidden = [weighted ? "" : "weight", kind === "unfold" ? "columns" : ""]; // the output of unfold is those
+    const views = Object.keys(VIEWS).filter((view) => !hidden.includes(view));
     const radio = (view) => {
-      const input = make("input", { type: "radio", name: `${this.id}-view`, value: view, onchange: () => this.go(view) });
+      const input = make("input", {
+        type: "radio",
+        name: `${this.id}-view`,
+        value: view,
+        onchange: () => this.go(view),
+      });
       return make("label", {}, input, VIEWS[view][1]);
     };
-    const button = (text, what, onclick, extra = {}) => make("button", { type: "button", title: what, onclick, ...extra }, text);
+    const button = (text, what, onclick, extra = {}) =>
+      make("button", { type: "button", title: what, onclick, ...extra }, text);
     this.views = make("fieldset", { "aria-label": "What to step through" }, ...views.map(radio));
     this.back = button("◀", "Step back", () => this.move(-1), { "aria-label": "Step back" });
     this.playing = button("Play", "Play all steps", () => this.play(), { class: "play" });
     this.forth = button("▶", "Step on", () => this.move(1), { "aria-label": "Step on" });
-    this.slider = make("input", { type: "range", min: 0, "aria-label": "Step", oninput: () => this.jump(Number(this.slider.value)) });
+    this.slider = make("input", {
+      type: "range",
+      min: 0,
+      "aria-label": "Step",
+      oninput: () => this.jump(Number(this.slider.value)),
+    });
     this.place = make("span", { class: "place" });
     this.stage = make("div", {
       class: "stage",
@@ -75,13 +97,26 @@ class Page {
     this.equation = make("p", { class: "equation" });
     this.sentence = make("p", { class: "sentence", role: "status", "aria-live": "polite", id: `${this.id}-sentence` });
     this.terms = make("table", { class: "terms" });
-    this.details = make("details", { ontoggle: () => this.list() }, make("summary"), make("div", { class: "scroll" }, this.terms));
+    this.details = make(
+      "details",
+      { ontoggle: () => this.list() },
+      make("summary"),
+      make("div", { class: "scroll" }, this.terms),
+    );
     this.hint = make("p", { class: "note" });
-    const head = make("p", { class: "head" }, make("b", {}, this.trace.operator), make("span", {}, this.trace.settings));
-    const exports = make("div", { class: "controls" },
+    const head = make(
+      "p",
+      { class: "head" },
+      make("b", {}, this.trace.operator),
+      make("span", {}, this.trace.settings),
+    );
+    const exports = make(
+      "div",
+      { class: "controls" },
       button("Save numbers (JSON)", "Download the arrays and this step as JSON", () => this.saveNumbers()),
       button("Save picture (SVG)", "Download what the grids show as an SVG picture", () => this.savePicture()),
-      (this.reset = button("Undo edits", "Back to the numbers of the trace", () => this.undo())));
+      (this.reset = button("Undo edits", "Back to the numbers of the trace", () => this.undo())),
+    );
     const transport = make("div", { class: "controls" }, this.back, this.playing, this.forth, this.slider, this.place);
     const words = [this.equation, this.sentence, this.details, exports, this.hint];
     const style = this.root.querySelector("style") ?? ""; // the widget brings its own
@@ -151,15 +186,36 @@ class Page {
       const shape = trace.shapes[name];
       const rows = [...Array(shape[name === "weight" ? 0 : 1]).keys()];
       const lead = name === "weight" ? [] : [this.image];
-      return [[lead, rows.map((row) => [...indices(shape.slice(lead.length + 1))].map((rest) => [...lead, row, ...rest]))]];
+      return [
+        [lead, rows.map((row) => [...indices(shape.slice(lead.length + 1))].map((rest) => [...lead, row, ...rest]))],
+      ];
     };
     const bias = trace.values.bias ? [["bias", "+", [[[], [trace.values.bias.map((_, c) => [c])]]]]] : [];
-    if (view === "matrix") return [["matrix", "", this.tableRows("matrix")], ["input", "×", grids("input")], ...bias, ["output", "→", grids("output")]];
+    if (view === "matrix")
+      return [
+        ["matrix", "", this.tableRows("matrix")],
+        ["input", "×", grids("input")],
+        ...bias,
+        ["output", "→", grids("output")],
+      ];
     if (view === "columns" && trace.kind === "convolution") {
-      return [["weight", "", flatten("weight")], ["columns", "×", this.tableRows("columns")], ...bias, ["output", "→", flatten("output")]];
+      return [
+        ["weight", "", flatten("weight")],
+        ["columns", "×", this.tableRows("columns")],
+        ...bias,
+        ["output", "→", flatten("output")],
+      ];
     }
-    if (view === "columns") return [["input", "", grids("input")], ["columns", "→", this.tableRows("columns")], ...bias, ["output", "→", grids("output")]];
-    const [left, middle] = { output: ["input", "weight"], input: ["output", "weight"], weight: ["input", "output"] }[by];
+    if (view === "columns")
+      return [
+        ["input", "", grids("input")],
+        ["columns", "→", this.tableRows("columns")],
+        ...bias,
+        ["output", "→", grids("output")],
+      ];
+    const [left, middle] = { output: ["input", "weight"], input: ["output", "weight"], weight: ["input", "output"] }[
+      by
+    ];
     const factor = middle === "weight" && !trace.weighted ? [] : [[middle, "×", grids(middle)]];
     return [[left, "", grids(left)], ...factor, ...(by === "output" ? bias : []), [by, "→", grids(by)]];
   }
@@ -176,7 +232,9 @@ class Page {
   }
 
   rows(name, lead) {
-    const ranges = this.trace.margins[name].map(([first, last]) => [...Array(last - first).keys()].map((at) => at + first));
+    const ranges = this.trace.margins[name].map(([first, last]) =>
+      [...Array(last - first).keys()].map((at) => at + first),
+    );
     const down = ranges.length === 2 ? ranges[0].map((row) => [row]) : [[]];
     return down.map((row) => ranges.at(-1).map((column) => [...lead, ...row, column]));
   }
@@ -220,8 +278,17 @@ class Page {
     this.cells.clear();
     this.stage.classList.toggle("stacked", this.trace.pixels.length === 1 && this.view !== "columns");
     const parts = this.arrays().map(([name, sign, grids]) => {
-      const array = make("div", { class: "array", "data-array": name }, ...grids.map(([lead, rows]) => this.grid(name, lead, rows)));
-      return make("div", { class: "part" }, ...(sign ? [make("span", { class: "sign", "aria-hidden": "true" }, sign)] : []), array);
+      const array = make(
+        "div",
+        { class: "array", "data-array": name },
+        ...grids.map(([lead, rows]) => this.grid(name, lead, rows)),
+      );
+      return make(
+        "div",
+        { class: "part" },
+        ...(sign ? [make("span", { class: "sign", "aria-hidden": "true" }, sign)] : []),
+        array,
+      );
     });
     this.stage.replaceChildren(...parts);
     if (focused) this.cells.get(`${focused.name}:${focused.key}`)?.focus();
@@ -230,17 +297,27 @@ class Page {
   grid(name, lead, rows) {
     const dense = name === "matrix" || name === "columns" || rows[0].length > 16;
     const caption = make("caption", {}, this.title(name, lead));
-    const body = make("tbody", {}, ...rows.map((row) => make("tr", { role: "row" }, ...row.map((index) => this.cell(name, index)))));
-    const table = make("table", { class: `grid live${dense ? " dense" : ""}`, role: "grid", "aria-label": this.title(name, lead) }, caption, body);
+    const body = make(
+      "tbody",
+      {},
+      ...rows.map((row) => make("tr", { role: "row" }, ...row.map((index) => this.cell(name, index)))),
+    );
+    const table = make(
+      "table",
+      { class: `grid live${dense ? " dense" : ""}`, role: "grid", "aria-label": this.title(name, lead) },
+      caption,
+      body,
+    );
     table.querySelector("td").tabIndex = 0;
     return make("div", { class: "scroll" }, table);
   }
 
   title(name, lead) {
     if (name === "matrix") return "matrix C, a row for each output";
-    if (name === "columns") return this.trace.transposed ? "columns that fold adds up" : "im2col, a column for each window";
+    if (name === "columns")
+      return this.trace.transposed ? "columns that fold adds up" : "im2col, a column for each window";
     const what = lead.length ? element(name, lead) : name;
-    if (this.by === "output" || name === "weight" && this.by === "input") return what;
+    if (this.by === "output" || (name === "weight" && this.by === "input")) return what;
     return name === this.by ? `gradient of ${what}` : name === "output" ? `g, gradient of ${what}` : what;
   }
 
@@ -307,13 +384,16 @@ class Page {
     const isTable = cell.name === "matrix" || cell.name === "columns";
     const text = value === null ? (isTable ? "·" : "") : short(value);
     const source = this.by === "input" ? "output" : "input";
-    const factor = read && cell.name === source && t.right !== null ? `${this.step.operation === "share" ? "/" : "×"}${short(t.right)}` : "";
+    const sign = this.step.operation === "share" ? "/" : "×";
+    const factor = read && cell.name === source && t.right !== null ? sign + short(t.right) : "";
     const editable = this.editable(cell);
     const states = {
       outside: !cell.inside || (cell.name === "columns" && this.padded.has(cell.key)),
       none: isTable && value === null,
       line: cell.name === "matrix" && cell.index[1] === this.row,
-      read, made, factor: factor !== "",
+      read,
+      made,
+      factor: factor !== "",
       winner: Boolean(read && t && t.winner),
       edited: editable && this.edited.has(`${cell.name === "output" ? "g" : cell.name}:${cell.key}`),
     };
@@ -321,7 +401,9 @@ class Page {
     if (states.outside) words.push(this.trace.transposed ? "cropped" : "padding");
     if (factor) words.push(factor.replace("×", "times ").replace("/", "divided by "));
     words.push(...["read", "made", "winner", "edited"].filter((state) => states[state]));
-    const classes = Object.keys(states).filter((state) => states[state]).join(" ");
+    const classes = Object.keys(states)
+      .filter((state) => states[state])
+      .join(" ");
     const shown = [classes, text, value, ...words].join();
     if (td.shown === shown) return;
     td.shown = shown;
@@ -331,11 +413,6 @@ class Page {
     td.setAttribute("aria-selected", made);
     td.setAttribute("aria-readonly", !editable);
     td.title = `${words[0]} = ${value === null ? "" : value}`;
-  }
-
-  /** Keys of the columns that lie in the padding. */
-  get padded() {
-    return (this.outside ??= new Set(this.trace.triples.filter((t) => !t.inside && !this.trace.transposed).map((t) => t.key.columns)));
   }
 
   editable({ name, inside }) {
@@ -354,7 +431,8 @@ class Page {
         if (other !== name) this.cells.get(`${other}:${at}`)?.classList.add("partner");
       }
     }
-    const many = name === "bias" ? "" : `, in ${shared.length} product${shared.length === 1 ? "" : "s"} with what is dashed`;
+    const many =
+      name === "bias" ? "" : `, in ${shared.length} product${shared.length === 1 ? "" : "s"} with what is dashed`;
     const value = this.value(td.cell);
     this.readout.textContent = `${element(name, index)}${value === null ? "" : ` = ${value}`}${many}`;
   }
@@ -368,8 +446,12 @@ class Page {
     const [row, column] = [rows.indexOf(td.parentNode), td.cellIndex];
     const end = td.parentNode.cells.length - 1;
     const targets = {
-      ArrowUp: [row - 1, column], ArrowDown: [row + 1, column], ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1],
-      Home: [event.ctrlKey ? 0 : row, 0], End: [event.ctrlKey ? rows.length - 1 : row, end],
+      ArrowUp: [row - 1, column],
+      ArrowDown: [row + 1, column],
+      ArrowLeft: [row, column - 1],
+      ArrowRight: [row, column + 1],
+      Home: [event.ctrlKey ? 0 : row, 0],
+      End: [event.ctrlKey ? rows.length - 1 : row, end],
     };
     if (event.key in targets) {
       const [down, across] = targets[event.key];
@@ -414,7 +496,8 @@ class Page {
       }
       this.update();
       if (refocus) this.focus(td);
-      if (keep && value === null) this.problem.textContent = `"${input.value}" is no number; give one such as -2, 0.5, inf or nan.`;
+      if (keep && value === null)
+        this.problem.textContent = `"${input.value}" is no number; give one such as -2, 0.5 or inf.`;
       else if (value !== null) this.changed(this);
     };
     input.addEventListener("keydown", (event) => {
@@ -440,14 +523,19 @@ class Page {
   // Words below
 
   legend() {
-    const words = ["solid frame: read", "double frame: made"];
+    const words = ["Solid frame: read", "double frame: made"];
     const { trace, view } = this;
     if (trace.triples.some((t) => !t.inside)) words.push(`hatched: ${trace.transposed ? "cropped" : "padding"}`);
     if (trace.kind === "max" && this.by !== "weight") words.push("ring: winner");
     words.push("dashed: partners of the cell under the pointer or the focus");
-    const large = (view === "matrix" || view === "columns") && this.isLarge(view);
-    const only = large ? ` Only the ${view === "matrix" ? "row" : "column"} of this step is shown; the whole has ${this.tableSize(view).join(" x ")} cells.` : "";
-    return `${words.join("; ")}.${only} Choose a cell of the ${this.by === "output" ? "output" : "gradient"} to go there, any other number to change it. Arrow keys move within a grid.`;
+    let only = "";
+    if ((view === "matrix" || view === "columns") && this.isLarge(view)) {
+      const part = view === "matrix" ? "row" : "column";
+      only = ` Only the ${part} of this step is shown; the whole has ${this.tableSize(view).join(" x ")} cells.`;
+    }
+    const goal = this.by === "output" ? "output" : "gradient";
+    const help = `Choose a cell of the ${goal} to go there, any other number to change it.`;
+    return `${words.join("; ")}.${only} ${help} Arrow keys move within a grid.`;
   }
 
   /** All terms with their partial sums, while that list is open. */
@@ -462,14 +550,18 @@ class Page {
     const hasRight = step.terms.some((t) => t.right !== null);
     const sign = step.operation === "share" ? "/" : "×";
     const rows = step.terms.map((t) => {
-      const right = hasRight ? [`${sign} ${partner ? `${element(partner, t[partner])} ` : ""}${number(t.right)}`, `= ${number(t.product)}`] : [];
+      const where = partner ? `${element(partner, t[partner])} ` : "";
+      const right = hasRight ? [`${sign} ${where}${number(t.right)}`, `= ${number(t.product)}`] : [];
       const note = t.padding ? (this.trace.transposed ? "cropped" : "padding") : t.winner ? "winner" : "";
       return row("td", [`${element(source, t[source])} ${number(t.left)}`, ...right, number(t.partial), note]);
     });
-    this.terms.replaceChildren(row("th", [source === "output" ? "g" : "pixel", ...(hasRight ? ["factor", "product"] : []), total, ""]), ...rows);
+    this.terms.replaceChildren(
+      row("th", [source === "output" ? "g" : "pixel", ...(hasRight ? ["factor", "product"] : []), total, ""]),
+      ...rows,
+    );
   }
 
-  // Saving
+  // Saving: save.js
 
   download(text, type, ending) {
     const link = make("a", { download: `${[this.trace.operator, this.view, ...this.index].join("-")}.${ending}` });
@@ -478,71 +570,13 @@ class Page {
     URL.revokeObjectURL(link.href);
   }
 
-  /** The arrays as they are now, and the step; what JSON cannot hold as the strings that name it. */
-  numbers() {
-    const { trace, step } = this;
-    const nest = (values, shape) => {
-      if (shape.length === 1) return values.map(encode);
-      const each = count(shape.slice(1));
-      return [...Array(shape[0]).keys()].map((at) => nest(values.slice(at * each, (at + 1) * each), shape.slice(1)));
-    };
-    const { input, output, weight } = trace.shapes;
-    const terms = step.terms.map(({ output, input, weight, padding, left, right, product, partial, winner }) => (
-      { output, input, weight: trace.weighted ? weight : null, padding, left: encode(left), right: right === null ? null : encode(right), product: encode(product), partial: encode(partial), winner }));
-    return {
-      operator: trace.operator, settings: trace.settings,
-      input: nest(trace.values.input, input),
-      weight: weight && nest(trace.values.weight, weight),
-      bias: trace.values.bias && trace.values.bias.map(encode),
-      g: nest(trace.values.g, output),
-      output: nest(trace.sum("output"), output),
-      grad_input: nest(trace.sum("input"), input),
-      grad_weight: weight && nest(trace.sum("weight"), weight),
-      step: { by: step.by, index: step.index, value: encode(step.value), terms, sentence: describe(trace, step) },
-    };
-  }
-
   saveNumbers() {
-    this.download(JSON.stringify(this.numbers(), null, 1), "application/json", "json");
+    this.download(JSON.stringify(numbers(this), null, 1), "application/json", "json");
   }
 
-  /** The grids as they stand there, drawn again as an SVG. */
   savePicture() {
     this.light(null);
-    const escape = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
-    const origin = this.stage.getBoundingClientRect();
-    const [left, top] = [origin.left - 12, origin.top - 12];
-    const style = getComputedStyle(this.root);
-    const [page, ink] = [style.backgroundColor, style.color];
-    let [width, height] = [origin.width + 24, origin.height + 24];
-    const box = (r, inset, extra) => `<rect x="${(r.left - left + inset).toFixed(1)}" y="${(r.top - top + inset).toFixed(1)}" width="${(r.width - 2 * inset).toFixed(1)}" height="${(r.height - 2 * inset).toFixed(1)}" ${extra}/>`;
-    const word = (r, part, anchor) => {
-      const css = getComputedStyle(part);
-      const x = anchor === "start" ? r.left - left : (r.left + r.right) / 2 - left;
-      return `<text x="${x.toFixed(1)}" y="${((r.top + r.bottom) / 2 - top).toFixed(1)}" dy=".35em" text-anchor="${anchor}" font-size="${css.fontSize}" font-weight="${css.fontWeight}" fill="${css.color}">${escape(part.textContent)}</text>`;
-    };
-    const drawn = [];
-    for (const part of this.stage.querySelectorAll("td, caption, .sign, td span, td small")) {
-      const r = part.getBoundingClientRect();
-      [width, height] = [Math.max(width, r.right - left + 12), Math.max(height, r.bottom - top + 12)];
-      if (part.tagName !== "TD") {
-        drawn.push(word(r, part, part.tagName === "CAPTION" ? "start" : "middle"));
-        if (part.closest(".winner") && part.tagName === "SPAN") drawn.push(box(r, 1, `rx="10" fill="none" stroke="${ink}" stroke-width="1.5"`));
-        continue;
-      }
-      const css = getComputedStyle(part);
-      const has = (state) => part.classList.contains(state);
-      const fill = has("outside") && !has("read") ? "none" : css.backgroundColor === "rgba(0, 0, 0, 0)" ? style.getPropertyValue("--read") : css.backgroundColor;
-      drawn.push(box(r, 0, `fill="${fill}" stroke="${css.borderLeftColor}"`));
-      if (has("outside")) drawn.push(box(r, 0, `fill="url(#hatch)"`));
-      if (has("read") || has("made")) drawn.push(box(r, 1.5, `fill="none" stroke="${ink}" stroke-width="2"`));
-      if (has("made")) drawn.push(box(r, 5, `fill="none" stroke="${ink}"`));
-    }
-    const words = [this.equation.textContent, this.sentence.textContent].flatMap((text) => text.match(/.{1,90}(\s|$)/g) ?? []);
-    const told = words.map((text, line) => `<text x="12" y="${height + 8 + 20 * line}" font-size="13">${escape(text.trim())}</text>`);
-    width = Math.max(width, 640);
-    const hatch = `<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><path d="M0 0V6" stroke="${ink}" stroke-opacity=".35" stroke-width="2"/></pattern>`;
-    const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height + 20 * told.length + 8}" font-family="sans-serif" fill="${ink}"><title>${escape(this.sentence.textContent)}</title><defs>${hatch}</defs><rect width="100%" height="100%" fill="${page}"/>${drawn.join("")}${told.join("")}</svg>`;
-    this.download(svg, "image/svg+xml", "svg");
+    const words = [this.equation.textContent, this.sentence.textContent];
+    this.download(picture(this.stage, getComputedStyle(this.root), words), "image/svg+xml", "svg");
   }
 }

@@ -1,4 +1,4 @@
-"""A trace as a web page: a static picture of one step, which needs no script, and the data with which page.js moves it.
+"""A trace as a web page: a static picture of one step, which needs no script, and the data with which a script moves it.
 
 The page is one piece: no network, no library. Where a notebook is not trusted, scripts and styles are taken out and the
 picture stays: then brackets say what is read and what is made, which frames say otherwise.
@@ -75,8 +75,8 @@ def asset(name: str) -> str:
 
 
 def script() -> str:
-    """What page and widget run: the arithmetic, then the page."""
-    return asset("triples.js") + asset("page.js")
+    """What page and widget run: the arithmetic, saving, the page."""
+    return asset("triples.js") + asset("save.js") + asset("page.js")
 
 
 def first_step(trace: Trace) -> Step:
@@ -166,8 +166,20 @@ def picture(trace: Trace, step: Step, g: Any) -> str:
             "</div>",
             f'<p class="equation">{html.escape(equation(step))}</p>',
             f'<p class="sentence">{html.escape(describe(trace, step))}</p>',
+            f'<p class="note">{"; ".join(_legend(trace, step))}</p>',
         ]
     )
+
+
+def _legend(trace: Trace, step: Step) -> list[str]:
+    """What frames mean, and the marks that stand for them where no style is let through."""
+    legend = [("Solid frame", "[ ]", "read"), ("double frame", "« »", "made")]
+    large = "output" if trace.transposed else "input"
+    if any(low < 0 or high > n for (low, high), n in zip(margins_of(trace, large), trace.g.size)):
+        legend.append(("hatched", "·", "cropped" if trace.transposed else "padding"))
+    if any(term.winner for term in step.terms):
+        legend.append(("ring", "*", "winner"))
+    return [f'{frame}<i class="mark"> {mark}</i>: {meaning}' for frame, mark, meaning in legend]
 
 
 def _leads(trace: Trace, step: Step, name: str) -> list[Sizes]:
@@ -215,7 +227,8 @@ def _cell(step: Step, name: str, array: Array, index: Sizes, read: dict[Sizes, T
     }
     classes = " ".join(state for state, holds in states.items() if holds)
     opening = f'<td class="{classes}">' if classes else "<td>"
-    before, after = ("«", "»") if made else ("[", "]") if term is not None else ("", "")
+    before = ("·" if not inside else "") + ("«" if made else "[" if term is not None else "")
+    after = ("*" if states["winner"] else "") + ("»" if made else "]" if term is not None else "")
     marks = [f'<i class="mark">{mark}</i>' if mark else "" for mark in (before, after)]
     small = f"<small>{factor}</small>" if factor else ""
     return f"{opening}{marks[0]}<span>{text}</span>{small}{marks[1]}</td>"

@@ -10,10 +10,13 @@
 /** Python's %.{digits}g: JavaScript rounds a tie away from zero, Python to the even digit. */
 function general(value, digits) {
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "nan" : value > 0 ? "inf" : "-inf";
-  let [mantissa, exponent] = Math.abs(value).toExponential(digits - 1).split("e");
+  let [mantissa, exponent] = Math.abs(value)
+    .toExponential(digits - 1)
+    .split("e");
   const [exact, power] = Math.abs(value).toExponential(60).split("e");
   const cut = digits === 1 ? 1 : digits + 1; // with the point
-  if (/^\.?50*$/.test(exact.slice(cut)) && exact[cut - 1] % 2 === 0) [mantissa, exponent] = [exact.slice(0, cut), power];
+  if (/^\.?50*$/.test(exact.slice(cut)) && exact[cut - 1] % 2 === 0)
+    [mantissa, exponent] = [exact.slice(0, cut), power];
   exponent = Number(exponent);
   const short = (text) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
   const plain = exponent >= -4 && exponent < digits;
@@ -57,7 +60,9 @@ function parse(text) {
 /** All indices of a shape, row-major. */
 function* indices(shape) {
   if (shape.length === 0) yield [];
-  else for (const first of indices(shape.slice(0, -1))) for (let last = 0; last < shape.at(-1); last++) yield [...first, last];
+  else
+    for (const first of indices(shape.slice(0, -1)))
+      for (let last = 0; last < shape.at(-1); last++) yield [...first, last];
 }
 
 const flat = (index, shape) => index.reduce((sum, at, axis) => sum * shape[axis] + at, 0);
@@ -101,7 +106,10 @@ class Trace {
         const output = this.transposed ? pixel : this.kind === "unfold" ? columns : unit;
         const input = this.transposed ? unit : pixel;
         const weight = [co, ci, ...k];
-        const inOut = [flat(output.slice(1), this.shapes.output.slice(1)), flat(input.slice(1), this.shapes.input.slice(1))];
+        const inOut = [
+          flat(output.slice(1), this.shapes.output.slice(1)),
+          flat(input.slice(1), this.shapes.input.slice(1)),
+        ];
         const key = { output: output.join(), input: input.join(), columns: columns.join() };
         key.weight = this.weighted ? weight.join() : null;
         key.matrix = inside ? [n, ...inOut].join() : null;
@@ -131,7 +139,8 @@ class Trace {
     const terms = list.map((t) => {
       const left = by === "input" ? this.read("g", t.output) : this.read("input", t.input);
       const [right, winner] = this.partner(by, t);
-      const product = this.kind === "max" ? (winner ? left : 0) : right === null ? left : share ? left / right : left * right;
+      let product = right === null ? left : share ? left / right : left * right;
+      if (this.kind === "max") product = winner ? left : 0; // an infinite g of another's window is not 0 times it
       sum += product;
       return { ...t, left, right, product, partial: sum, winner };
     });
@@ -181,7 +190,8 @@ class Trace {
     const made = new Map();
     for (const index of indices(this.shapes.output)) {
       const step = this.step("output", index);
-      const one = (t) => (step.operation === "maximum" ? Number(t.winner) : step.divisor === null ? 1 : 1 / step.divisor);
+      const one = (t) =>
+        step.operation === "maximum" ? Number(t.winner) : step.divisor === null ? 1 : 1 / step.divisor;
       for (const t of step.terms) if (t.inside) made.set(t.key.matrix, t.right ?? one(t));
     }
     return made;
@@ -192,7 +202,8 @@ class Trace {
     for (const t of this.triples) {
       const input = this.read("input", t.input);
       const outside = this.kind === "max" ? -Infinity : 0;
-      if (this.transposed) made.set(t.key.columns, (made.get(t.key.columns) ?? 0) + input * this.read("weight", t.weight));
+      if (this.transposed)
+        made.set(t.key.columns, (made.get(t.key.columns) ?? 0) + input * this.read("weight", t.weight));
       else made.set(t.key.columns, t.inside ? input : outside);
     }
     return made;
@@ -212,19 +223,25 @@ function describe(trace, step) {
   const terms = step.terms;
   const [subject, value] = [element(step.by, step.index), number(step.value)];
   const source = step.by === "input" ? "output" : "input";
-  const where = places(trace, terms.map((t) => t[source].slice(2)), source);
+  const where = places(
+    trace,
+    terms.map((t) => t[source].slice(2)),
+    source,
+  );
   const outside = terms.filter((t) => t.padding).length;
   let tail = "";
   if (outside && terms.length === 1) tail = ", which lies in the padding and counts as 0";
   else if (outside && step.operation !== "maximum") {
     const one = outside === 1;
-    const lies = trace.transposed ? (one ? "is cropped" : "are cropped") + " with the padding" : `${one ? "lies" : "lie"} in the padding`;
+    const cropped = `${one ? "is" : "are"} cropped with the padding`;
+    const lies = trace.transposed ? cropped : `${one ? "lies" : "lie"} in the padding`;
     tail = `; ${outside} of them ${lies} and ${one ? "counts" : "count"} as 0`;
   }
   if (step.by === "output") return `${subject} = ${value} ${madeOf(step, where)}${tail}.`;
   const plural = terms.length === 1 ? "" : "s";
   if (step.by === "weight") {
-    return `${subject} meets ${terms.length} pixel${plural}, ${where}; its gradient, the sum of pixel times g, is ${value}${tail}.`;
+    const gradient = `its gradient, the sum of pixel times g, is ${value}`;
+    return `${subject} meets ${terms.length} pixel${plural}, ${where}; ${gradient}${tail}.`;
   }
   if (!terms.length) return `${subject} is used by no output, so its gradient is 0.`;
   if (!trace.weighted && step.operation === "product") {
@@ -232,7 +249,8 @@ function describe(trace, step) {
     return `${subject} is in ${terms.length} window${plural} and wins ${won} of them, so its gradient is ${value}.`;
   }
   const how = { product: "the sum of g times weight", share: "the sum of g / divisor", copy: "the sum of g" };
-  return `${subject} is used ${terms.length} time${plural}, by ${where}; its gradient, ${how[step.operation]}, is ${value}${tail}.`;
+  const gradient = `its gradient, ${how[step.operation]}, is ${value}`;
+  return `${subject} is used ${terms.length} time${plural}, by ${where}; ${gradient}${tail}.`;
 }
 
 function madeOf(step, where) {
@@ -275,7 +293,8 @@ const MOST_TERMS = 18; // written out in the equation
 function equation(step) {
   let terms = step.terms.map((t) => {
     if (step.operation === "maximum") return number(t.left);
-    return t.right === null ? signed(t.left) : `${signed(t.left)}${step.operation === "product" ? "×" : "/"}${signed(t.right)}`;
+    const sign = step.operation === "product" ? "×" : "/";
+    return t.right === null ? signed(t.left) : signed(t.left) + sign + signed(t.right);
   });
   if (terms.length > MOST_TERMS) {
     terms = [...terms.slice(0, MOST_TERMS - 1), `… (${terms.length - MOST_TERMS} more) …`, terms.at(-1)];
@@ -283,7 +302,8 @@ function equation(step) {
   const subject = (step.by === "output" ? "" : "gradient of ") + element(step.by, step.index);
   let right = terms.join(" + ") || "0";
   if (step.operation === "maximum") right = `max(${terms.join(", ")})`;
-  else if (step.operation === "copy" && step.by === "output" && step.divisor === null) right = element("input", step.terms[0].input);
+  else if (step.operation === "copy" && step.by === "output" && step.divisor === null)
+    right = element("input", step.terms[0].input);
   else if (step.divisor !== null) right = `(${right}) / ${number(step.divisor)}`;
   if (step.bias !== null) right += ` + bias ${signed(step.bias)}`;
   return `${subject} = ${right} = ${number(step.value)}`;

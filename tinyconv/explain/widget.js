@@ -1,4 +1,4 @@
-// The page as an anywidget: what is done in the page goes to Python, what Python sets comes here. page.js stands before.
+// The page as an anywidget: what is done in the page goes to Python, what Python sets comes here. Needs page.js.
 
 const SYNCED = ["input", "weight", "bias", "g"];
 
