@@ -1,4 +1,4 @@
-"""A trace as a web page: a static picture of one step, which needs no script, and the data with which a script moves it.
+"""A trace as a web page: a static picture of one step, which needs no script, and data with which a script moves it.
 
 The page is one piece: no network, no library. Where a notebook is not trusted, scripts and styles are taken out and the
 picture stays: then brackets say what is read and what is made, which frames say otherwise.
