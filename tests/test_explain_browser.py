@@ -45,6 +45,8 @@ PAGES = CASES | {
 }  # fmt: skip
 VIEWS = {"output": "output", "input": "input", "weight": "weight", "matrix": "output", "columns": "output"}
 
+NAMED = {"svg": "http://www.w3.org/2000/svg"}
+
 # Choose each step of the slider in turn and collect what is told.
 TELL = """() => {
   const [slider] = document.querySelectorAll('[type=range]'), told = [];
@@ -391,21 +393,24 @@ def test_frames_and_hatching_say_what_colour_says(show: Show) -> None:
 def test_the_saved_picture_is_an_svg_of_what_is_seen(show: Show) -> None:
     opened = show(made("guide").to_html(made("guide").at(output=(0, 0, 1, 2))))
     root = ElementTree.fromstring(saved(opened, "Save picture").read_text(encoding="utf-8"))
-    named = {"svg": page_svg()}
-    texts = [text.text for text in root.findall(".//svg:text", named)]
+    texts = [text.text for text in root.findall(".//svg:text", NAMED)]
     cells = opened.locator("td > span").all_inner_texts()
     assert sorted(text for text in texts if text in set(cells)) == sorted(cells)
     assert "weight[0,0]" in texts and "".join(map(str, texts)).count("output[0,0,1,2] = ") == 2
-    title = root.find("svg:title", named)
+    title = root.find("svg:title", NAMED)
     assert title is not None and title.text == opened.locator(".sentence").inner_text()
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
-    for rect in root.findall("svg:rect", named)[1:]:
+    for rect in root.findall("svg:rect", NAMED)[1:]:
         x, y, w, h = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
         assert x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= width and y + h <= height
 
 
-def page_svg() -> str:
-    return "http://www.w3.org/2000/svg"
+def test_the_saved_picture_leaves_out_what_is_scrolled_away(show: Show) -> None:
+    opened = show(made("unfold").to_html(), viewport={"width": 400, "height": 800})
+    root = ElementTree.fromstring(saved(opened, "Save picture").read_text(encoding="utf-8"))
+    rects = root.findall("svg:rect", NAMED)[1:]
+    assert opened.locator(".stage td").evaluate_all("all => all.some((td) => td.getBoundingClientRect().left > 400)")
+    assert 200 < max(float(rect.attrib["x"]) for rect in rects) < 400
 
 
 def test_without_scripts_the_picture_stays(show: Show) -> None:

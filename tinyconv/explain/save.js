@@ -49,6 +49,7 @@ function picture(stage, style, words) {
   };
   const drawn = [];
   for (const part of stage.querySelectorAll("td, caption, .sign, td span, td small")) {
+    if (!isSeen(part)) continue;
     const [at, css] = [place(part), getComputedStyle(part)];
     if (part.tagName === "TD") drawn.push(...frames(at, css, part.classList, ink, style.getPropertyValue("--read")));
     else drawn.push(word(at, css, part.textContent, part.tagName === "CAPTION"));
@@ -67,6 +68,14 @@ function picture(stage, style, words) {
     `<title>${escaped(words.at(-1))}</title><defs>${hatch}</defs>` +
     `<rect width="100%" height="100%" fill="${style.backgroundColor}"/>${drawn.join("")}${told.join("")}</svg>`
   );
+}
+
+/** Whether the middle of a part lies within the box that its grid scrolls in. */
+function isSeen(part) {
+  const frame = part.closest(".scroll")?.getBoundingClientRect();
+  const { left, right, top, bottom } = part.getBoundingClientRect();
+  const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+  return !frame || (x >= frame.left && x <= frame.right && y >= frame.top && y <= frame.bottom);
 }
 
 /** A cell: its ground, the hatching of padding, a solid frame where it is read, a double one where it is made. */
