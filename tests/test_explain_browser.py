@@ -161,6 +161,7 @@ def agree(name: str, now: dict[str, Any]) -> None:
     """Exact on whole numbers and copies; else within the one rounding of a sum to the dtype of the arguments."""
     single = PAGES[name][1][0].dtype == np.float32
     for key, expected in in_torch(name, now).items():
+        assert not single or np.array_equal(now[key], now[key].astype(np.float32)), "more digits than the dtype keeps"
         np.testing.assert_allclose(now[key], expected, rtol=3e-7 if single else 1e-12, atol=1e-6 if single else 1e-12)
 
 
@@ -191,6 +192,19 @@ def test_the_picture_with_script_holds_the_numbers_of_the_one_without(name: str,
         lively.set_content(source)
         expected, shown = still.evaluate(GRIDS), lively.evaluate(GRIDS)
         assert expected and {title: shown[title] for title in expected} == expected
+
+
+def test_numbers_are_written_as_python_writes_them(show: Show) -> None:
+    """Ties above all: Python rounds to the even digit, JavaScript away from zero."""
+    ties = [n / 16 for n in range(-400, 400)] + [n + 0.5 for n in range(995, 10_050, 7)] + [2.5e-5, 99999.5, 1.5e7]
+    spread = (R.standard_normal(2000) * 10.0 ** R.integers(-12, 12, 2000)).tolist()
+    values = [*ties, *spread, 0.0, -0.0, np.nan, np.inf, -np.inf, 1e22, 9999999.0, 1e7, 5e-324]
+    source = page.asset("triples.js") + "return values.map((value) => [number(value), short(value)]);"
+    written = show("").evaluate(
+        "([source, values]) => new Function('values', source)(values.map(Number))",
+        [source, [str(value).replace("inf", "Infinity") for value in values]],
+    )
+    assert written == [[explain.text.number(value), page.short(value)] for value in values]
 
 
 @pytest.mark.parametrize(
@@ -406,7 +420,8 @@ def test_the_saved_picture_is_an_svg_of_what_is_seen(show: Show) -> None:
 
 
 def test_the_saved_picture_leaves_out_what_is_scrolled_away(show: Show) -> None:
-    opened = show(made("unfold").to_html(), viewport={"width": 400, "height": 800})
+    source = explain.trace(F.max_pool1d, whole(1, 1, 16), 2).to_html()
+    opened = show(source, viewport={"width": 400, "height": 800})
     root = ElementTree.fromstring(saved(opened, "Save picture").read_text(encoding="utf-8"))
     rects = root.findall("svg:rect", NAMED)[1:]
     assert opened.locator(".stage td").evaluate_all("all => all.some((td) => td.getBoundingClientRect().left > 400)")
