@@ -18,6 +18,7 @@ const VIEWS = {
   matrix: ["output", "Matrix row"],
   columns: ["output", "im2col column"],
 };
+const FACTORS = { output: ["input", "weight"], input: ["output", "weight"], weight: ["input", "output"] };
 const PACE = 900; // milliseconds a step
 const MOST_CELLS = 2500; // of the matrix or the columns; beyond, only the row or column of the step is shown
 
@@ -182,42 +183,28 @@ class Page {
   arrays() {
     const { trace, view, by } = this;
     const grids = (name) => this.leads(name).map((lead) => [lead, this.rows(name, lead)]);
-    const flatten = (name) => {
-      const shape = trace.shapes[name];
-      const rows = [...Array(shape[name === "weight" ? 0 : 1]).keys()];
-      const lead = name === "weight" ? [] : [this.image];
-      return [
-        [lead, rows.map((row) => [...indices(shape.slice(lead.length + 1))].map((rest) => [...lead, row, ...rest]))],
-      ];
-    };
-    const bias = trace.values.bias ? [["bias", "+", [[[], [trace.values.bias.map((_, c) => [c])]]]]] : [];
-    if (view === "matrix")
-      return [
-        ["matrix", "", this.tableRows("matrix")],
-        ["input", "×", grids("input")],
-        ...bias,
-        ["output", "→", grids("output")],
-      ];
-    if (view === "columns" && trace.kind === "convolution") {
-      return [
-        ["weight", "", flatten("weight")],
-        ["columns", "×", this.tableRows("columns")],
-        ...bias,
-        ["output", "→", flatten("output")],
-      ];
+    const added = trace.values.bias ? [["bias", "+", [[[], [trace.values.bias.map((_, c) => [c])]]]]] : [];
+    const made = [by, "→", grids(by)];
+    if (view === "matrix") {
+      return [["matrix", "", this.tableRows("matrix")], ["input", "×", grids("input")], ...added, made];
     }
-    if (view === "columns")
-      return [
-        ["input", "", grids("input")],
-        ["columns", "→", this.tableRows("columns")],
-        ...bias,
-        ["output", "→", grids("output")],
-      ];
-    const [left, middle] = { output: ["input", "weight"], input: ["output", "weight"], weight: ["input", "output"] }[
-      by
-    ];
-    const factor = middle === "weight" && !trace.weighted ? [] : [[middle, "×", grids(middle)]];
-    return [[left, "", grids(left)], ...factor, ...(by === "output" ? bias : []), [by, "→", grids(by)]];
+    if (view === "columns") {
+      const columns = this.tableRows("columns");
+      if (trace.kind !== "convolution")
+        return [["input", "", grids("input")], ["columns", "→", columns], ...added, made];
+      const rows = ["output", "→", this.flattened("output", [this.image])];
+      return [["weight", "", this.flattened("weight", [])], ["columns", "×", columns], ...added, rows];
+    }
+    const [left, right] = FACTORS[by];
+    const factor = right === "weight" && !trace.weighted ? [] : [[right, "×", grids(right)]];
+    return [[left, "", grids(left)], ...factor, ...(by === "output" ? added : []), made];
+  }
+
+  /** An array as a matrix with a row for each output channel. */
+  flattened(name, lead) {
+    const [channels, ...rest] = this.trace.shapes[name].slice(lead.length);
+    const rows = [...Array(channels).keys()];
+    return [[lead, rows.map((row) => [...indices(rest)].map((index) => [...lead, row, ...index]))]];
   }
 
   get image() {
@@ -273,7 +260,7 @@ class Page {
   }
 
   build() {
-    const focused = document.activeElement?.closest?.("td")?.cell;
+    const focused = this.stage.contains(document.activeElement) && document.activeElement.cell;
     this.built = this.layout;
     this.cells.clear();
     this.stage.classList.toggle("stacked", this.trace.pixels.length === 1 && this.view !== "columns");
@@ -304,7 +291,12 @@ class Page {
     );
     const table = make(
       "table",
-      { class: `grid live${dense ? " dense" : ""}`, role: "grid", "aria-label": this.title(name, lead) },
+      {
+        class: `grid live${dense ? " dense" : ""}`,
+        role: "grid",
+        "aria-label": this.title(name, lead),
+        "aria-describedby": this.sentence.id,
+      },
       caption,
       body,
     );
@@ -383,7 +375,7 @@ class Page {
     const value = this.value(cell);
     const isTable = cell.name === "matrix" || cell.name === "columns";
     const text = value === null ? (isTable ? "·" : "") : short(value);
-    const source = this.by === "input" ? "output" : "input";
+    const [source] = FACTORS[this.by];
     const sign = this.step.operation === "share" ? "/" : "×";
     const factor = read && cell.name === source && t.right !== null ? sign + short(t.right) : "";
     const editable = this.editable(cell);
