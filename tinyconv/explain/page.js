@@ -350,9 +350,9 @@ class Page {
     for (const box of this.stage.querySelectorAll(".scroll")) this.reveal(box);
   }
 
-  /** Scroll a grid that is too large for its box, and nothing else, to what is read or made. */
+  /** Scroll a grid that is too large for its box, and nothing else, to the step. */
   reveal(box) {
-    const td = box.querySelector(".made, .read");
+    const td = box.querySelector(".made, .read, .line");
     if (!td || (box.scrollWidth <= box.clientWidth && box.scrollHeight <= box.clientHeight)) return;
     const [cell, frame] = [td.getBoundingClientRect(), box.getBoundingClientRect()];
     if (cell.left < frame.left || cell.right > frame.right) box.scrollLeft += cell.left - frame.left - frame.width / 3;
