@@ -40,12 +40,10 @@ const EDGE = 12; // pixels around the grids
 function picture(stage, style, words) {
   const ink = style.color;
   const corner = stage.getBoundingClientRect();
-  let [width, height] = [Math.max(640, corner.width + 2 * EDGE), corner.height + 2 * EDGE];
+  const [width, height] = [Math.max(640, corner.width + 2 * EDGE), corner.height + 2 * EDGE];
   const place = (part) => {
     const r = part.getBoundingClientRect();
-    const at = { x: r.left - corner.left + EDGE, y: r.top - corner.top + EDGE, w: r.width, h: r.height };
-    [width, height] = [Math.max(width, at.x + at.w + EDGE), Math.max(height, at.y + at.h + EDGE)];
-    return at;
+    return { x: r.left - corner.left + EDGE, y: r.top - corner.top + EDGE, w: r.width, h: r.height };
   };
   const drawn = [];
   for (const part of stage.querySelectorAll("td, caption, .sign, td span, td small")) {
