@@ -235,7 +235,7 @@ def test_pictures_carry_their_sentence(tmp_path: Path) -> None:
 
 
 def test_save_refuses_in_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="save: path must end in .gif, .mp4, .png or .svg, but is 'conv.bmp'"):
+    with pytest.raises(ValueError, match="save: path must end in .gif, .mp4, .png, .svg or .html, but is 'conv.bmp'"):
         guide().save("conv.bmp")
     monkeypatch.setattr(animation.FFMpegWriter, "isAvailable", lambda: False)
     with pytest.raises(RuntimeError, match="needs the program ffmpeg, which is missing. Install it, or save a .gif"):

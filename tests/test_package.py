@@ -16,8 +16,8 @@ import tinyconv
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tinyconv").rglob("*.py"))
 OPTIONAL = {
-    "IPython", "cupy", "matplotlib", "nibabel", "nilearn", "numba", "PIL", "safetensors", "scipy", "skimage", "sklearn",
-    "threadpoolctl", "torch", "tqdm",
+    "IPython", "PIL", "anywidget", "cupy", "matplotlib", "nibabel", "nilearn", "numba", "safetensors", "scipy",
+    "skimage", "sklearn", "threadpoolctl", "torch", "tqdm", "traitlets",
 }  # fmt: skip
 
 
@@ -48,8 +48,8 @@ def test_wheel_is_pure_and_typed(tmp_path: Path) -> None:
     (wheel,) = tmp_path.iterdir()
     assert wheel.name == f"tinyconv-{tinyconv.__version__}-py3-none-any.whl"
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    package = (ROOT / "tinyconv").rglob("*")
-    assert held == {str(p.relative_to(ROOT)) for p in package if p.suffix in {".py", ".pyi", ".typed", ".cu"}}
+    package, kinds = (ROOT / "tinyconv").rglob("*"), {".py", ".pyi", ".typed", ".cu", ".js", ".css"}
+    assert held == {str(p.relative_to(ROOT)) for p in package if p.suffix in kinds}
 
 
 def test_version_is_said_once_and_the_same_everywhere() -> None:

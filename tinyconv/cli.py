@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     tracer.add_argument("--ceil-mode", action="store_true", help="pooling: round the size up")
     tracer.add_argument("--by", choices=("output", "input", "weight"), default="output", help="what --at names")
     tracer.add_argument("--at", type=int, nargs="+", metavar="INDEX", help="the element to show, e.g. 0 0 1 2")
+    tracer.add_argument("--html", type=Path, metavar="FILE", help="write a page to step through in a browser")
     tracer.add_argument("--debug", action="store_true", help="step through the products with pdb's letters")
     tracer.set_defaults(run=_explain)
 
@@ -181,6 +182,10 @@ def _explain(options: argparse.Namespace) -> None:
         return
     index: Any = options.at or [0] * len(trace.shape(options.by))
     step = trace.at(**{options.by: index})
+    if options.html:
+        options.html.write_text(trace.to_html(step), encoding="utf-8")
+        print(f"{options.html}: open it in a browser; it needs no network.")
+        return
     print(f"{explain.format_sizes(trace)}\n\n{trace.text(step, colour=sys.stdout.isatty())}")
 
 

@@ -55,7 +55,7 @@ def save(trace: Trace, path: str | Path, by: str = "output", step: Step | None =
 
     kind = Path(path).suffix.lower()
     if kind not in (".gif", ".mp4", ".png", ".svg"):
-        raise ValueError(f"save: path must end in .gif, .mp4, .png or .svg, but is {str(path)!r}.")
+        raise ValueError(f"save: path must end in .gif, .mp4, .png, .svg or .html, but is {str(path)!r}.")
     if kind in (".png", ".svg"):
         picture = _Picture(trace, list(trace.steps(by, g))[:1] if step is None else [step], g)
         figure = Figure(figsize=picture.size)
@@ -86,6 +86,17 @@ def _matplotlib(caller: str) -> Any:
     except ImportError as error:
         raise ImportError(f"{caller}: figures need matplotlib, which is missing: pip install matplotlib.") from error
     return plt
+
+
+def margins_of(trace: Trace, name: str, by: str = "output") -> list[tuple[int, int]]:
+    """(first, last + 1) of the cells of an array on each axis, padding included."""
+    g, shape = trace.g, trace.shape(name)
+    if name == trace.columns:
+        return [(0, shape[1]), (0, shape[2])]
+    if name != ("output" if trace.transposed else "input") or by == name == "input":
+        return [(0, n) for n in shape[2:]]  # padding has no gradient that anybody is given
+    ends = [g.input_index(axis, o - 1, k - 1) + 1 for axis, (o, k) in enumerate(zip(g.output, g.kernel))]
+    return [(-before, max(n + after, end)) for n, (before, after), end in zip(g.size, g.padding, ends)]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -130,16 +141,6 @@ class _Picture:
                 f"Trace a crop of it, such as x[..., :{_SIDE // 2}, :{_SIDE // 2}], or read text(step)."
             )
 
-    def _margins(self, name: str) -> list[tuple[int, int]]:
-        """(first, last + 1) of the cells on each axis, padding included."""
-        g, shape = self.trace.g, self.values[name].shape
-        if name == self.trace.columns:
-            return [(0, shape[1]), (0, shape[2])]
-        if name != ("output" if self.trace.transposed else "input") or self.by == name == "input":
-            return [(0, n) for n in shape[2:]]  # padding has no gradient that anybody is given
-        ends = [g.input_index(axis, o - 1, k - 1) + 1 for axis, (o, k) in enumerate(zip(g.output, g.kernel))]
-        return [(-before, max(n + after, end)) for n, (before, after), end in zip(g.size, g.padding, ends)]
-
     def _leads(self, name: str, step: Step) -> list[Sizes]:
         """The grids of an array that a step needs: image and channel, or both channels of the weight."""
         if name == "weight":
@@ -150,7 +151,7 @@ class _Picture:
 
     def _grid(self, name: str) -> tuple[int, int]:
         """(rows, columns) of one grid, in cells."""
-        sizes = [last - first for first, last in self._margins(name)]
+        sizes = [last - first for first, last in margins_of(self.trace, name, self.by)]
         return (sizes[0] if len(sizes) == 2 else 1), sizes[-1]
 
     def _lay_out(self) -> None:
@@ -200,12 +201,12 @@ class _Picture:
         return "\n".join([*textwrap.wrap(equation(step), wide), legend])
 
     def _sides(self, name: str) -> list[tuple[tuple[int, int], int]]:
-        margins = self._margins(name)
+        margins = margins_of(self.trace, name, self.by)
         return list(zip(margins, self.values[name].shape[-len(margins) :]))
 
     def _labels(self, name: str) -> dict[Sizes, str]:
         """What stands in each cell, also of the padding where it is read."""
-        array, margins, labels = self.values[name], self._margins(name), {}
+        array, margins, labels = self.values[name], margins_of(self.trace, name, self.by), {}
         outside = "" if name == self.by else "−∞" if self.steps[0].operation == "maximum" else "0"
         for lead in product(*map(range, array.shape[: array.ndim - len(margins)])):
             for at in product(*(range(*margin) for margin in margins)):
@@ -249,7 +250,7 @@ class _Picture:
             title = f"gradient of\n{title}"
         rows, columns = self._grid(name)
         axes.text(corner[0] + columns * cell / 2, corner[1] - 0.05, title, ha="center", va="bottom", fontsize=8)
-        margins = self._margins(name)
+        margins = margins_of(self.trace, name, self.by)
         for at in product(*(range(*margin) for margin in margins)):
             index = (*lead, *at)
             place_of = [i - low for i, (low, _) in zip(at, margins)]

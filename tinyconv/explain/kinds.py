@@ -17,6 +17,7 @@ from tinyconv.kernels.arrays import Array
 class ConvolutionTrace(Trace):
     """A convolution: terms are pixel x weight; by input g x weight; by weight pixel x g."""
 
+    kind = "convolution"
     w: Array
 
     def __init__(self, name: str, x: Array, w: Array, triples: Triples) -> None:
@@ -59,6 +60,7 @@ class ConvolutionTrace(Trace):
 class TransposedTrace(ConvolutionTrace):
     """A transposed convolution: input and output change places. Padding is what the output was cropped by."""
 
+    kind = "transposed"
     transposed = True
 
     @property
@@ -97,6 +99,8 @@ class _DepthwiseTrace(Trace):
 class AvgPoolTrace(_DepthwiseTrace):
     """An average pooling: the window's pixels are added and divided; by input, shares g / divisor are added."""
 
+    kind = "average"
+
     def __init__(self, name: str, x: Array, triples: Triples, divisor: Array) -> None:
         super().__init__(name, x, triples)
         self.divisor = divisor
@@ -120,6 +124,8 @@ class AvgPoolTrace(_DepthwiseTrace):
 
 class MaxPoolTrace(_DepthwiseTrace):
     """A max pooling: the winner is the first maximum, or the last NaN; by input, it gets the whole g of its window."""
+
+    kind = "max"
 
     def _step(self, by: str, index: Sizes, g: Array) -> Step:
         if by == "output":
@@ -173,6 +179,7 @@ class UnfoldTrace(_ColumnsTrace):
     """An unfolding: each output is a copy of one pixel; by input, the copies' gradients are added."""
 
     columns = "output"
+    kind = "unfold"
 
     @property
     def output(self) -> Sizes:
@@ -197,6 +204,7 @@ class UnfoldTrace(_ColumnsTrace):
 class FoldTrace(_ColumnsTrace):
     """A folding, the transposed map: copies are added at their pixel; by input, each gets the gradient of its pixel."""
 
+    kind = "fold"
     transposed = True
     columns = "input"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyconv.explain import figure, text
+from tinyconv.explain import figure, page, text, widget
 from tinyconv.explain.debug import StepDebugger
 from tinyconv.explain.triples import Triple, Triples
 from tinyconv.geometry import Sizes
@@ -80,6 +80,8 @@ class Trace:
     transposed = False
     #: "output" or "input" where that is the columns of an unfolding, (N, rows, columns), with no channels.
     columns: str | None = None
+    #: Name of the arithmetic: "convolution", "transposed", "max", "average", "unfold" or "fold".
+    kind: str
     w: Array | None = None
     b: Array | None = None
 
@@ -290,8 +292,32 @@ class Trace:
         return figure.animate(self, by, g)
 
     def save(self, path: str | Path, by: str = "output", step: Step | None = None, g: Any = None) -> None:
-        """Write the animation as .gif or .mp4, or the figure of a step (by default the first) as .png or .svg."""
-        figure.save(self, path, by, step, g)
+        """Write the animation as .gif or .mp4, or a step (by default the first) as figure, .png or .svg, or .html."""
+        if Path(path).suffix.lower() != ".html":
+            figure.save(self, path, by, step, g)
+            return
+        step = next(self.steps(by, g)) if step is None else step
+        Path(path).write_text(self.to_html(step, g), encoding="utf-8")
+
+    def to_html(self, step: Step | None = None, g: Any = None) -> str:
+        """A web page, whole and without network, that opens at ``step`` (by default the first output).
+
+        In it one steps through the output and both gradients, the matrix and the columns of im2col, and changes
+        numbers. ``g`` is what :meth:`at` was given. ValueError for more than two axes, or more than a page can show.
+        """
+        return page.to_html(self, step, g)
+
+    def widget(self, step: Step | None = None, g: Any = None) -> Any:
+        """The page as a notebook widget, opened at ``step``; needs anywidget.
+
+        Its traits ``view`` and ``index`` say what is looked at, and ``input``, ``weight``, ``bias`` and ``g`` hold the
+        numbers, flat; set them, or observe them. ``widget.trace`` and ``widget.step`` are those of the numbers shown.
+        """
+        return widget.widget(self, step, g)
+
+    def _repr_html_(self) -> str:
+        """The page in a notebook: without scripts a picture of the first step; where it is too large, text."""
+        return page.repr_html(self)
 
     def debug(self, by: str = "output", g: Any = None) -> None:
         """Step through the products at the terminal, with pdb's letters: s, n, c, j, b, p, w, l, q."""

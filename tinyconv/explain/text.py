@@ -45,7 +45,7 @@ def format_step(
         unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
     what = "" if step.by == "output" else "gradient of "
     head = f"{trace.name}  {what}{element(step.by, step.index)} = {number(step.value)}"
-    lines = [f"{_BOLD}{head}{_PLAIN}" if colour else head, *_settings(trace), ""]
+    lines = [f"{_BOLD}{head}{_PLAIN}" if colour else head, *format_settings(trace), ""]
     grid = _grid(trace, step, unicode)
     if grid:
         lines += [*grid, ""]
@@ -54,7 +54,7 @@ def format_step(
     return "\n".join(lines)
 
 
-def _settings(trace: Trace) -> list[str]:
+def format_settings(trace: Trace) -> list[str]:
     """The geometry: one line, wrapped where it has many axes."""
     g = trace.g
     padding = [f"{before}" if before == after else f"{before}+{after}" for before, after in g.padding]
@@ -62,7 +62,8 @@ def _settings(trace: Trace) -> list[str]:
         f"{name} {' x '.join(map(str, sizes))}"
         for name, sizes in (("kernel", g.kernel), ("stride", g.stride), ("padding", padding), ("dilation", g.dilation))
     ]
-    return textwrap.wrap("   ".join([*parts, f"groups {trace.groups}"]), WIDTH)
+    parts += [f"groups {trace.groups}"] if trace.weight else []  # a pooling sees each channel alone anyway
+    return textwrap.wrap("   ".join(parts), WIDTH)
 
 
 def format_sizes(trace: Trace) -> str:
