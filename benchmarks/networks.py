@@ -127,9 +127,10 @@ class Job:
         axes = (self.shape[0], *self.shape[2:]) if self.per_pixel else self.shape[:1]
         return rng.standard_normal(self.shape, np.float32), rng.integers(0, self.classes, axes)
 
-    def training(self, lib: Any, network: Any) -> Callable[[], float]:
+    def training(self, lib: Any, network: Any, dtype: str = "float32") -> Callable[[], float]:
         """A function that makes one step of SGD on the batch and returns the loss before it."""
         images, labels = map(lib.from_numpy, self.batch())
+        images, network = images.to(getattr(lib, dtype)), network.to(getattr(lib, dtype))
         loss_of = lib.nn.CrossEntropyLoss()
         optimiser = lib.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
 

@@ -19,8 +19,9 @@ from tinyconv.recipes import segmentation_loss
 #: Batches of the two main jobs of `tinyconv train unet`, and their number of classes.
 DEMOS = {"demo, brain": ((4, 1, 192, 160), 3), "demo, nuclei": ((4, 1, 256, 256), 2)}
 
-#: How far the losses may be apart, relative to torch's: the first is one forward pass, the second has a step before it.
-APART = 1e-3
+#: How far the first and the second loss may be apart, relative to torch's. The step between them amplifies rounding:
+#: torch's own second loss of MobileNet is 1e-3 off in float32. In float64 the tests ask for 1e-9.
+APART = (1e-4, 1e-2)
 
 Step = Callable[[], float]
 
@@ -30,12 +31,12 @@ def copy_weights(ours: Any, theirs: Any) -> None:
     theirs.load_state_dict({name: torch.tensor(value.numpy()) for name, value in ours.state_dict().items()})
 
 
-def job_steps(job: networks.Job) -> dict[str, Step]:
+def job_steps(job: networks.Job, dtype: str = "float32") -> dict[str, Step]:
     """A training step of each library, from the same weights on the same batch."""
     tinyconv.manual_seed(0)
     ours, theirs = job.build(tinyconv), job.build(torch)
     copy_weights(ours, theirs)
-    return {"tinyconv": job.training(tinyconv, ours), "torch": job.training(torch, theirs)}
+    return {"tinyconv": job.training(tinyconv, ours, dtype), "torch": job.training(torch, theirs, dtype)}
 
 
 def torch_segmentation_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -76,8 +77,8 @@ def demo_steps(shape: tuple[int, ...], classes: int) -> dict[str, Step]:
 def compare_losses(steps: dict[str, Step]) -> dict[str, list[float]]:
     """The losses of two steps of each; AssertionError where they are apart: the two sides do not do the same."""
     losses = {name: [step(), step()] for name, step in steps.items()}
-    for ours, theirs in zip(losses["tinyconv"], losses["torch"]):
-        if not abs(ours - theirs) <= APART * abs(theirs):
+    for ours, theirs, apart in zip(losses["tinyconv"], losses["torch"], APART):
+        if not abs(ours - theirs) <= apart * abs(theirs):
             raise AssertionError(f"the losses of the two sides differ: {losses}.")
     return losses
 
