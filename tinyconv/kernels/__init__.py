@@ -38,6 +38,7 @@ __all__ = [
     "conv_weight",
     "cross_entropy",
     "cross_entropy_grad",
+    "erf",
     "fold",
     "kernel",
     "max_pool",
@@ -49,6 +50,8 @@ __all__ = [
     "scatter_windows",
     "scratch_limit",
     "set_scratch_limit",
+    "sigmoid",
+    "slopes",
     "table",
     "unfold",
     "use_kernels",
@@ -71,6 +74,9 @@ OPERATORS = (
     "normalise_grad",
     "relu",
     "relu_grad",
+    "slopes",
+    "sigmoid",
+    "erf",
     "cross_entropy",
     "cross_entropy_grad",
 )
@@ -269,6 +275,21 @@ def relu(x: Array) -> Array:
 def relu_grad(g: Array, y: Array) -> Array:
     """gx = g where not y <= 0, else 0: the gradient of relu at its output y, for a cotangent g of the same shape."""
     return kernel("relu_grad", g)(g, y)
+
+
+def slopes(x: Array, positive: Array, slope: float) -> Array:
+    """y = x where ``positive`` (bool, the shape of x), else slope x."""
+    return kernel("slopes", x)(x, positive, slope)
+
+
+def sigmoid(x: Array) -> Array:
+    """y = 1 / (1 + e^-x); any shape."""
+    return kernel("sigmoid", x)(x)
+
+
+def erf(x: Array) -> Array:
+    """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to x; any shape."""
+    return kernel("erf", x)(x)
 
 
 # --------------------------------------------------------------------------------------------------
