@@ -1,8 +1,8 @@
 """Freed arrays stay with the process: asked for again in every training step, their pages would be fresh each time.
 
-The C library gives the end of its heap back to the system where more than a little of it is free, and takes large arrays
-from the system one by one. Each page of 4 KiB then costs a fault when it is first written, in a step of a small U-Net 5 to
-15 % of the time.
+The C library gives the end of its heap back to the system where more than a little of it is free, and takes large
+arrays from the system one by one. Each page of 4 KiB then costs a fault when it is first written: 5 to 15 % of the
+training step of a small U-Net.
 """
 
 from __future__ import annotations
