@@ -15,7 +15,7 @@ import tinyconv
 from compare import A, Call
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
-from windowed import RUNGS, on_both_rungs, refused, some, spelled, turns
+from windowed import RUNGS, on_every_rung, refused, some, spelled, turns
 
 
 @st.composite
@@ -72,14 +72,14 @@ def transposed(draw: st.DrawFn) -> tuple[str, Call]:
 @given(st.one_of(convolutions(), transposed()), turns())
 def test_values_and_derivatives_are_those_of_torch(case: tuple[str, Call], turn: Any) -> None:
     name, call = case
-    on_both_rungs(getattr(F, name), getattr(TF, name), call, turn, products=True)
+    on_every_rung(getattr(F, name), getattr(TF, name), call, turn, products=True)
 
 
 @settings(max_examples=30)
 @given(st.one_of(convolutions(), transposed()), turns(("nan", "infinite"), ("float64",)))
 def test_what_is_not_finite_spreads_as_in_torch(case: tuple[str, Call], turn: Any) -> None:
     name, call = case
-    on_both_rungs(getattr(F, name), getattr(TF, name), call, turn, order=0)
+    on_every_rung(getattr(F, name), getattr(TF, name), call, turn, order=0)
 
 
 @pytest.mark.parametrize("rung", RUNGS)

@@ -65,6 +65,9 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
         "normalise": (lambda x, w: kernels.normalise(x, w, w, *norm), [x, weight]),
         "relu": (kernels.relu, [x]),
         "relu_grad": (kernels.relu_grad, [x, x[::-1]]),
+        "slopes": (lambda x, of: kernels.slopes(x, of > 0, 0.1), [x, x[::-1]]),
+        "sigmoid": (kernels.sigmoid, [x]),
+        "erf": (kernels.erf, [x]),
         "cross_entropy": (lambda x: kernels.cross_entropy(x, target, valid, valid), [scores]),
         "cross_entropy_grad": (
             lambda x, g: kernels.cross_entropy_grad(g, x, target, valid, valid, g[:, None], g[:, None]),
@@ -214,3 +217,24 @@ def test_wrong_numbers_of_threads_are_refused(value: Any, error: type[Exception]
     for part in ("set_num_threads", *named):
         assert part in str(caught.value)
     assert tinyconv.get_num_threads() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of Linux alone is asked to keep memory")
+def test_freed_arrays_are_used_again_without_fresh_pages() -> None:
+    code = """
+import platform, resource
+import numpy as np
+from tinyconv import kernels
+
+kernels.kernel("max_pool")
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(4 << 20, np.float32) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(platform.libc_ver()[0] != "glibc" or faults() < 8 * 4096 / 10)
+"""
+    done = python(code)
+    assert done.stdout.strip() == "True", done.stderr

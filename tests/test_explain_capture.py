@@ -246,7 +246,7 @@ def test_the_products_of_all_three_corners_are_exactly_the_traces(rung: Any, cas
     assert gw == Counter((k, i, o) for o, i, k in expected)
 
 
-@pytest.mark.parametrize("rung", ["loops", "im2col"])
+@pytest.mark.parametrize("rung", ["loops", "im2col", "numba"])
 def test_probing_an_operator_in_both_precisions_with_more_weights_than_digits(rung: str) -> None:
     x, w = normal(1, 2, 4, 4), normal(2, 2, 3, 3)  # 36 weights: two blocks in float64, three in float32
     expected = Counter(explain.trace(F.conv2d, x, w, padding=1).products())

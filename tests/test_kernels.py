@@ -549,6 +549,24 @@ def test_relu_and_its_gradient_are_those_of_torch(rung: str, size: int, dtype: t
     np.testing.assert_array_equal(gx, expected_gx.numpy())
 
 
+@every_rung
+@pytest.mark.parametrize("size", [0, 7, 20_000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_slopes_sigmoid_and_erf_are_those_of_torch(rung: str, size: int, dtype: type) -> None:
+    """To 4 units in the last place of the result, also where that is subnormal or the argument is not finite."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(size) * rng.choice([0.1, 1, 30], size)).astype(dtype)
+    x[: size // 7] = np.resize(np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype), size // 7)
+    X = as_torch(x)
+    with kernels.use_kernels(rung), np.errstate(over="ignore"):
+        results = kernels.slopes(x, x > 0, 0.25), kernels.sigmoid(x), kernels.erf(x)
+    half = dtype is np.float16
+    for result, reference in zip(results, (F.leaky_relu(X, 0.25), torch.sigmoid(X), torch.erf(X))):
+        assert result.dtype == dtype and result.shape == x.shape
+        rtol = 2.0**-8 if half else 16 * UNIT[dtype]
+        np.testing.assert_allclose(result, reference.numpy(), rtol=rtol, atol=1e-3 if half else np.finfo(dtype).tiny)
+
+
 # --------------------------------------------------------------------------------------------------
 # Cross-entropy
 

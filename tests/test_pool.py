@@ -14,7 +14,7 @@ import tinyconv
 from compare import FINITE, A, Call, as_torch
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
-from windowed import RUNGS, on_both_rungs, refused, some, spelled, turns
+from windowed import RUNGS, on_every_rung, refused, some, spelled, turns
 
 WITH_NAN = (*FINITE, "nan")
 
@@ -96,21 +96,21 @@ def adaptive_pools(draw: st.DrawFn) -> tuple[str, Call]:
 @given(st.one_of(max_pools(), average_pools(), adaptive_pools()), turns(WITH_NAN))
 def test_values_and_derivatives_are_those_of_torch(case: tuple[str, Call], turn: Any) -> None:
     name, call = case
-    on_both_rungs(getattr(F, name), getattr(TF, name), call, turn)
+    on_every_rung(getattr(F, name), getattr(TF, name), call, turn)
 
 
 @settings(max_examples=40)
 @given(lp_pools(), turns(("normal", "ties")))
 def test_power_average_pooling_is_that_of_torch(case: tuple[str, Call], turn: Any) -> None:
     name, call = case
-    on_both_rungs(getattr(F, name), getattr(TF, name), call, turn, factor=4.0)
+    on_every_rung(getattr(F, name), getattr(TF, name), call, turn, factor=4.0)
 
 
 @settings(max_examples=30)
 @given(st.one_of(max_pools(), average_pools(), adaptive_pools()), turns(("infinite",), ("float64",)))
 def test_infinities_spread_as_in_torch(case: tuple[str, Call], turn: Any) -> None:
     name, call = case
-    on_both_rungs(getattr(F, name), getattr(TF, name), call, turn, order=0)
+    on_every_rung(getattr(F, name), getattr(TF, name), call, turn, order=0)
 
 
 @st.composite
@@ -135,7 +135,7 @@ def foldings(draw: st.DrawFn) -> tuple[str, Call]:
 @given(foldings(), turns(WITH_NAN))
 def test_unfolding_and_folding_are_those_of_torch(case: tuple[str, Call], turn: Any) -> None:
     name, call = case
-    on_both_rungs(getattr(F, name), getattr(TF, name), call, turn)
+    on_every_rung(getattr(F, name), getattr(TF, name), call, turn)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

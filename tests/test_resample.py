@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from compare import FINITE, A, Call, as_torch
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
-from windowed import RUNGS, on_both_rungs, refused, some, spelled, turns
+from windowed import RUNGS, on_every_rung, refused, some, spelled, turns
 
 WITH_NAN = (*FINITE, "nan")
 
@@ -71,7 +71,7 @@ def resizings(draw: st.DrawFn) -> Call:
 @given(resizings(), turns())
 def test_interpolation_is_that_of_torch(call: Call, turn: Any) -> None:
     # torch has no second derivative of the antialiased ones, and none is interesting: the operator is linear.
-    on_both_rungs(F.interpolate, TF.interpolate, call, turn, order=1, same_precision=True)
+    on_every_rung(F.interpolate, TF.interpolate, call, turn, order=1, same_precision=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
@@ -124,7 +124,7 @@ def paddings(draw: st.DrawFn) -> Call:
 @settings(max_examples=100)
 @given(paddings(), turns(WITH_NAN))
 def test_padding_is_that_of_torch(call: Call, turn: Any) -> None:
-    on_both_rungs(F.pad, TF.pad, call, turn)
+    on_every_rung(F.pad, TF.pad, call, turn)
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
@@ -165,7 +165,7 @@ def samplings(draw: st.DrawFn) -> Call:
 @settings(max_examples=120)
 @given(samplings(), turns(("normal",)))
 def test_grid_sampling_is_that_of_torch(call: Call, turn: Any) -> None:
-    on_both_rungs(F.grid_sample, TF.grid_sample, call, turn, order=1, same_precision=True, factor=16.0)
+    on_every_rung(F.grid_sample, TF.grid_sample, call, turn, order=1, same_precision=True, factor=16.0)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
@@ -217,7 +217,7 @@ def test_a_nan_pixel_outside_the_points_is_not_read() -> None:
 def test_affine_grids_are_those_of_torch(rank: int, sizes: list[int], align_corners: bool, turn: Any) -> None:
     size = tuple(sizes[: rank + 2])
     call = Call((A((size[0], rank, rank + 1)), size), {"align_corners": align_corners})
-    on_both_rungs(F.affine_grid, TF.affine_grid, call, turn)
+    on_every_rung(F.affine_grid, TF.affine_grid, call, turn)
 
 
 def test_the_identity_grid_returns_the_image() -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the windowed operators share: contents and layouts to draw, both rungs, and wrong calls."""
+"""What the tests of the windowed operators share: contents and layouts to draw, every rung, and wrong calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compare import FINITE, LAYOUTS, OUR_ERRORS, TORCH_ERRORS, Call, Turn, as_torch, check
 from tinyconv import Tensor, kernels
 
-RUNGS = ("im2col", "loops")
+RUNGS = ("im2col", "loops", "numba")
 
 
 @st.composite
@@ -33,8 +33,8 @@ def spelled(draw: st.DrawFn, axes: tuple[int, ...]) -> Any:
     return axes[0] if len(set(axes)) == 1 and draw(st.booleans()) else axes
 
 
-def on_both_rungs(ours: Callable[..., Any], theirs: Callable[..., Any], call: Call, turn: Turn, **options: Any) -> None:
-    """Values, gradients and second derivatives agree with torch's on both rungs."""
+def on_every_rung(ours: Callable[..., Any], theirs: Callable[..., Any], call: Call, turn: Turn, **options: Any) -> None:
+    """Values, gradients and second derivatives agree with torch's on every rung."""
     for rung in RUNGS:
         with kernels.use_kernels(rung):
             check(ours, theirs, call, turn, **{"order": 2, **options})

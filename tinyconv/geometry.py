@@ -146,7 +146,7 @@ class Geometry:
         one: so the sum over the windows that read a pixel is a convolution of the outputs, with those taps rotated.
         """
         return [
-            Phase(*(tuple(part) for part in zip(*axes)))  # type: ignore[arg-type]
+            Phase(*(tuple(part) for part in zip(*axes)))
             for axes in product(*(self._axis_phases(axis) for axis in range(self.rank)))
         ]
 
@@ -165,8 +165,8 @@ class Geometry:
 class AxisPlanes(NamedTuple):
     """The pixels of one axis sorted into planes, one for each remainder modulo the stride that some tap reads.
 
-    In its plane, the pixel that tap k reads for output o stands at o + ``shift[k]``: what a tap reads for all outputs is
-    a run of neighbours. ``pixels[plane][position]`` is the input index there, -1 for padding; ``plane[k]`` the tap's.
+    In its plane, the pixel that tap k reads for output o stands at o + ``shift[k]``: what a tap reads for all outputs
+    is a run of neighbours. ``pixels[plane][position]`` is the input index there, -1 for padding; ``plane[k]`` the tap's.
     """
 
     pixels: tuple[Sizes, ...]
@@ -182,15 +182,15 @@ class Phase(NamedTuple):
     kernel: Sizes
     before: Sizes
     dilation: Sizes
-    count: Sizes
+    made: Sizes
 
     def geometry(self, outputs: Sizes) -> Geometry:
         """The direct map on images of the size ``outputs``. Its padding is negative where it crops."""
         padding = [
             (before, n - 1 + d * (k - 1) - before - (size - 1))
-            for n, d, k, before, size in zip(self.count, self.dilation, self.kernel, self.before, outputs)
+            for n, d, k, before, size in zip(self.made, self.dilation, self.kernel, self.before, outputs)
         ]
-        return Geometry(outputs, self.kernel, (1,) * len(outputs), tuple(padding), self.dilation, self.count)
+        return Geometry(outputs, self.kernel, (1,) * len(outputs), tuple(padding), self.dilation, self.made)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ __all__ = [
     "conv_weight",
     "cross_entropy",
     "cross_entropy_grad",
+    "erf",
     "explain_choice",
     "fold",
     "kernel",
@@ -51,6 +52,8 @@ __all__ = [
     "scatter_windows",
     "scratch_limit",
     "set_scratch_limit",
+    "sigmoid",
+    "slopes",
     "table",
     "unfold",
     "use_kernels",
@@ -73,6 +76,9 @@ OPERATORS = (
     "normalise_grad",
     "relu",
     "relu_grad",
+    "slopes",
+    "sigmoid",
+    "erf",
     "cross_entropy",
     "cross_entropy_grad",
 )
@@ -89,8 +95,8 @@ class use_kernels:  # noqa: N801 - used like a function
     ...     print(kernel("conv").__module__)
     tinyconv.kernels.loops
 
-    ``conv`` chooses among the algorithms of the rung ``numba``: 'auto' follows the rule in :mod:`tinyconv.kernels.choice`;
-    'direct', 'tiled', 'winograd2' and 'winograd4' are used wherever they can compute the convolution; 'exact' is
+    ``conv`` chooses among the algorithms of the rung ``numba``: 'auto' follows the rule in
+    :mod:`tinyconv.kernels.choice`; 'direct', 'tiled', 'winograd2' and 'winograd4' are used wherever they can compute the convolution; 'exact' is
     'auto' without Winograd's, so that every sum runs over the products of the definition. What is not given stays.
     The choice holds for the whole process, all threads included. Leaving the block restores what was in
     use before it, also after an exception.
@@ -126,7 +132,7 @@ def _module(rung: str) -> ModuleType | None:
 
 
 def _serving(operator: str, array: Array | None = None) -> str:
-    """The rung in use, or the next one below it that has ``operator`` and takes ``array``. The definition has them all."""
+    """The rung in use, or the next below it that has ``operator`` and takes ``array``. The definition has them all."""
     below = reversed(LADDER[: LADDER.index(_rung) + 1])
     taken = array is None or (isinstance(array, np.ndarray) and array.dtype in _COMPILED_DTYPES)
     return next(rung for rung in below if (taken or rung != "numba") and hasattr(_module(rung), operator))
@@ -279,6 +285,21 @@ def relu(x: Array) -> Array:
 def relu_grad(g: Array, y: Array) -> Array:
     """gx = g where not y <= 0, else 0: the gradient of relu at its output y, for a cotangent g of the same shape."""
     return kernel("relu_grad", g)(g, y)
+
+
+def slopes(x: Array, positive: Array, slope: float) -> Array:
+    """y = x where ``positive`` (bool, the shape of x), else slope x."""
+    return kernel("slopes", x)(x, positive, slope)
+
+
+def sigmoid(x: Array) -> Array:
+    """y = 1 / (1 + e^-x); any shape."""
+    return kernel("sigmoid", x)(x)
+
+
+def erf(x: Array) -> Array:
+    """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to x; any shape."""
+    return kernel("erf", x)(x)
 
 
 # --------------------------------------------------------------------------------------------------

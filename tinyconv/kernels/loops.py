@@ -305,7 +305,7 @@ def _members(shape: Sizes, axes: Sizes, group: Sizes) -> list[Sizes]:
 def normalise_grad(
     g: Array, x: Array, weight: Array, mean: Array, var: Array, axes: tuple[int, ...], eps: float
 ) -> tuple[Array, Array, Array]:
-    """dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps), dw = sum g n, db = sum g, n = (x - mean) / sqrt(...)."""
+    """dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps), dw = sum g n, db = sum g, n = (x - mean) / sqrt(..)."""
     dx = np.empty(x.shape, native(x).dtype)
     dw, db = np.zeros(weight.shape), np.zeros(weight.shape)
     w = np.broadcast_to(weight, x.shape)
@@ -343,6 +343,31 @@ def relu_grad(g: Array, y: Array) -> Array:
     for i in np.ndindex(g.shape):
         gx[i] = 0 if y[i] <= 0 else g[i]
     return gx
+
+
+def slopes(x: Array, positive: Array, slope: float) -> Array:
+    """y = x where positive, else slope x."""
+    y = np.empty(x.shape, native(x).dtype)
+    for i in np.ndindex(x.shape):
+        y[i] = x.item(i) * (1 if positive[i] else slope)
+    return y
+
+
+def sigmoid(x: Array) -> Array:
+    """y = 1 / (1 + e^-x), in the form whose exponential cannot overflow."""
+    y = np.empty(x.shape, native(x).dtype)
+    for i in np.ndindex(x.shape):
+        shrinking = math.exp(-abs(x.item(i)))
+        y[i] = shrinking / (1 + shrinking) if x.item(i) < 0 else 1 / (1 + shrinking)
+    return y
+
+
+def erf(x: Array) -> Array:
+    """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to x."""
+    y = np.empty(x.shape, native(x).dtype)
+    for i in np.ndindex(x.shape):
+        y[i] = math.erf(x.item(i))
+    return y
 
 
 # --------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module, sum_dtype
-from tinyconv.kernels.elementwise import blockwise
 from tinyconv.kernels.im2col import gated
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
@@ -131,9 +130,7 @@ class Slopes(Function):
         self.positive, self.slope = positive, slope
 
     def forward(self, x: Array) -> Array:
-        y = gated(x * x.dtype.type(self.slope), ~self.positive)
-        y += gated(x, self.positive)
-        return y
+        return kernels.slopes(x, self.positive, self.slope)
 
     def backward(self, g: Tensor) -> Tensor:
         return Slopes(self.positive, self.slope)(g)
@@ -254,50 +251,13 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return x[(*before, slice(None, size // 2))] * sigmoid(x[(*before, slice(size // 2, None))])
 
 
-# erf(x) = x A(x^2)/B(x^2) below 15/32, and 1 - exp(-x^2) C(x)/D(x) above, highest power first. Source: Cody, "Rational
-# Chebyshev approximations for the error function", Mathematics of Computation 23, 1969, with the constants of his
-# CALERF.
-_ERF_A = (
-    1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3,
-)  # fmt: skip
-_ERF_B = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
-_ERF_C = (
-    2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1, 2.98635138197400131e2,
-    8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
-)  # fmt: skip
-_ERF_D = (
-    1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
-    3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
-)  # fmt: skip
-
-
-def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-    """Horner's scheme, highest power first, in one array."""
-    y = x * coefficients[0]
-    y += coefficients[1]
-    for c in coefficients[2:]:
-        y *= x
-        y += c
-    return y
-
-
 class Erf(Function):
     """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to x;  y' = 2/sqrt(pi) e^(-x^2)"""
 
     saves = (0,)
 
     def forward(self, x: Array) -> Array:
-        return blockwise(self._values, x, cost=10)
-
-    @staticmethod
-    def _values(x: Array) -> Array:
-        xp = array_module(x)
-        size = xp.minimum(xp.abs(x), x.dtype.type(6))  # beyond 6 it is 1 to the last bit; NaN stays
-        large = xp.exp(-size * size) * _polynomial(_ERF_C, size) / _polynomial(_ERF_D, size)
-        small = xp.minimum(size, x.dtype.type(0.46875))
-        square = small * small
-        near_zero = small * _polynomial(_ERF_A, square) / _polynomial(_ERF_B, square)
-        return xp.copysign(xp.where(size <= 0.46875, near_zero, 1 - large), x)
+        return kernels.erf(x)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs

@@ -37,7 +37,9 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I)."""
     v = volumes(g)
     flat = plain(w).reshape(-1)
-    if not all_finite(flat):  # beyond the border, zeros would meet an infinite weight where the definition has no product
+    if not all_finite(
+        flat
+    ):  # beyond the border, zeros would meet an infinite weight where the definition has no product
         return im2col.conv_input(gy, w, g, groups)
     gy, w = plain(gy).reshape(*gy.shape[:2], *v.output), flat.reshape(*w.shape[:2], *v.kernel)
     algorithm = choose("conv_input", v, len(gy), w.shape[1] * groups, len(w), groups, gy.dtype).algorithm

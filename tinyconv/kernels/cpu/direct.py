@@ -147,7 +147,9 @@ def convolve(  # type: ignore[no-untyped-def]
                     columns[k] = (channel * planes + tap_plane[t]) * length + tap_row[t] * pitch + tap_column[t]
                     k += 1
             at = group * c_out + co_first
-            multiply_block(acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1, piece, 0, columns, k, count)
+            multiply_block(
+                acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1, piece, 0, columns, k, count
+            )
         for co in range(co_first, co_last):
             to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2]
             store_rows(acc, (co - co_first) * block, start, count, pitch, y, to, strides, out[2])

@@ -29,7 +29,7 @@ def _taken(x: Array) -> bool:
 
 @njit(nogil=True, cache=True)
 def loss_blocks(first, last, x, target, factor, valid, loss, top, log_sum, blocks):  # type: ignore[no-untyped-def]
-    """Blocks [first, last) of all images: x (N, C, L), target, factor, valid, loss (N, L), top and log_sum (N, 1, L)."""
+    """Blocks [first, last) of all images: x (N, C, L), target, factor, valid, loss (N, L), top, log_sum (N, 1, L)."""
     for item in range(first, last):
         n, block = divmod(item, blocks)
         low, high = np.uintp(block * _BLOCK), np.uintp(min((block + 1) * _BLOCK, x.shape[2]))

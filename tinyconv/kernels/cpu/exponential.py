@@ -1,8 +1,8 @@
 """e^x in float32 as plain arithmetic: the C library's is a call, which no loop of vectors can contain.
 
 e^x = 2^n e^r with n = round(x / log 2) and r = x - n log 2, |r| <= log(2)/2, where a polynomial of degree 7 gives e^r.
-log 2 is taken off in two parts, of which the first has few digits, so that its multiple is exact. Off by at most 1 unit in
-the last place or so. Source: the constants of expf in Moshier, Cephes mathematical library, 1992.
+log 2 is taken off in two parts, of which the first has few digits, so that its multiple is exact. The result is within
+1 unit in its last place. Source: the constants of expf in Moshier, Cephes mathematical library, 1992.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
 # Averages
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")  # x / 0 is infinite, no error
 def average_rows(first, last, x, divisor, y, depth, rows, spans, step):  # type: ignore[no-untyped-def]
     """Rows [first, last) of all planes: x (P, D, H, W), divisor (OD, OH, OW) to y (P, OD, OH, OW).
 
@@ -283,7 +283,7 @@ def avg_pool(x: Array, g: Geometry, divisor: Array) -> Array:
     return y
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")  # x / 0 is infinite, no error
 def average_input_rows(first, last, gy, divisor, gx, depth, rows, spans, step):  # type: ignore[no-untyped-def]
     """Rows [first, last) of all planes of gx (P, D, H, W), gathered from the rows of gy (P, OD, OH, OW) that read them.
 

@@ -4,8 +4,8 @@ Idea. All pixels of an output row read the same rows of the image with the same 
 one buffer as long as a row of the image, vectors along the row; then each output picks its few numbers out of the
 buffer, which lies in the first cache. Nothing of the size of an image lies in between.
 
-Cost. For an output row, one product a pixel for each row that it reads, and one for each pixel that an output reads of the
-buffer. Enlarging is bound by picking, shrinking by reading the image once.
+Cost. For an output row, one product a pixel for each row that it reads, and one for each pixel that an output reads of
+the buffer. Enlarging is bound by picking, shrinking by reading the image once.
 """
 
 from __future__ import annotations

@@ -281,8 +281,25 @@ def _filter(
         products = scratch("products", elements * high * wide, x.dtype)
         finite.append(
             convolve_tiles(
-                first, last, m, x, u, y, block, tiles, padded, wide,
-                t.depth, t.rows, t.runs, t.pitch, piece, turned, pixels, products, strip,
+                first,
+                last,
+                m,
+                x,
+                u,
+                y,
+                block,
+                tiles,
+                padded,
+                wide,
+                t.depth,
+                t.rows,
+                t.runs,
+                t.pitch,
+                piece,
+                turned,
+                pixels,
+                products,
+                strip,
             )  # fmt: skip
         )
 
