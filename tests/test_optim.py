@@ -345,7 +345,7 @@ def test_a_small_network_trains_as_in_torch() -> None:
 def test_a_large_parameter_is_updated_in_blocks_to_the_same_bits(make: Any) -> None:
     """The same numbers as many small parameters, which are updated whole."""
     rng = np.random.default_rng(0)
-    values, grads = rng.standard_normal((5, 20_000)), rng.standard_normal((4, 5, 20_000))
+    values, grads = rng.standard_normal((5, 40_000)), rng.standard_normal((4, 5, 40_000))
     large, small = Tensor(values.copy(), requires_grad=True), [Tensor(v.copy(), requires_grad=True) for v in values]
     one, many = make([large]), make(small)
     for g in grads:

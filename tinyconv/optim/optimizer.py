@@ -16,7 +16,7 @@ from tinyconv.kernels.threads import parallel
 
 Update = TypeVar("Update", bound=Callable[..., None])
 
-_BLOCK = 1 << 14  # elements of a parameter that are updated at a time
+_BLOCK = 1 << 16  # elements updated at a time; with fewer, threads mostly wait for the interpreter's lock
 
 
 class Optimizer:
