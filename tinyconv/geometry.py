@@ -166,7 +166,8 @@ class AxisPlanes(NamedTuple):
     """The pixels of one axis sorted into planes, one for each remainder modulo the stride that some tap reads.
 
     In its plane, the pixel that tap k reads for output o stands at o + ``shift[k]``: what a tap reads for all outputs
-    is a run of neighbours. ``pixels[plane][position]`` is the input index there, -1 for padding; ``plane[k]`` the tap's.
+    is a run of neighbours. ``pixels[plane][position]`` is the input index there, -1 for padding; ``plane[k]`` the
+    tap's.
     """
 
     pixels: tuple[Sizes, ...]

@@ -91,7 +91,7 @@ def check_size(trace: Trace) -> None:
     if prod(trace.output) == 0:
         raise ValueError(f"to_html: there is nothing to show; the output of {trace.name} is {trace.output}.")
     if trace.kind == "fold":
-        raise ValueError("to_html: a page of fold is not drawn; trace the unfold that it transposes, or read text(step).")
+        raise ValueError("to_html: fold has no page; trace the unfold that it transposes, or read text(step).")
     if trace.g.rank > 2 or cells > _MOST_CELLS or products > most:
         raise ValueError(
             f"to_html: a page shows one or two axes, at most {_MOST_CELLS:,} numbers and {most:,} products, but "

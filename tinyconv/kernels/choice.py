@@ -11,9 +11,9 @@ The rule, first match:
 1. 'depthwise' where every group has one input channel and one output channel; or two, but for the input gradient.
 2. 'winograd4' for float32, 3x3 windows of stride 1 without dilation or groups, at least 16 channels on both sides, and
    at least 32 tiles to share the cost of transforming the weights.
-3. 'tiled' where the rows between the outputs, which 'direct' computes and throws away, would be more than a fifth, and at
-   least 64 output channels share the columns; and for the weight gradient of few input channels, whose vectors then run
-   over the taps as well.
+3. 'tiled' where the rows between the outputs, which 'direct' computes and throws away, would be more than a fifth,
+   and at least 64 output channels share the columns; and for the weight gradient of few input channels, whose
+   vectors then run over the taps as well.
 4. 'direct'.
 """
 
@@ -48,7 +48,7 @@ def forced() -> str:
 
 
 def force(algorithm: str) -> None:
-    """Use one algorithm wherever it can compute the convolution; 'exact' forbids Winograd's, 'auto' follows the rule."""
+    """Use one algorithm wherever it can compute the convolution, or follow the rule; 'exact' forbids Winograd's."""
     global _forced
     _forced = algorithm
 
@@ -112,16 +112,16 @@ def explain_choice(
 ) -> Choices:
     """Which algorithm the compiled kernels use for a convolution and its two gradients, and why.
 
-    ``input`` (N, C_in, *I) and ``weight`` (C_out, C_in/groups, *K) are shapes, the rest as in ``conv2d``. Raises ValueError
-    where no window fits.
+    ``input`` (N, C_in, *I) and ``weight`` (C_out, C_in/groups, *K) are shapes, the rest as in ``conv2d``. Raises
+    ValueError where no window fits.
 
     >>> explain_choice((16, 64, 56, 56), (64, 64, 3, 3), padding=1)["conv"].algorithm
     'winograd4'
     """
     if len(input) != len(weight) or len(input) not in (3, 4, 5):
         raise ValueError(
-            f"explain_choice: input and weight must be shapes (N, C_in, *I) and (C_out, C_in/groups, *K) with one to three "
-            f"axes *I, but are {tuple(input)} and {tuple(weight)}."
+            f"explain_choice: input and weight must be shapes (N, C_in, *I) and (C_out, C_in/groups, *K) with one to "
+            f"three axes *I, but are {tuple(input)} and {tuple(weight)}."
         )
     g = volumes(window_geometry("explain_choice", tuple(input[2:]), weight[2:], stride, padding, dilation))
     faces = ("conv", "conv_input", "conv_weight")

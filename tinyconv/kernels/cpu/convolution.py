@@ -72,7 +72,7 @@ def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Ar
 
 @leaf
 def exchange_channels(w, shape, taps, out, first, last):  # type: ignore[no-untyped-def]
-    """out[g, ci, co, t] = w[g, co, ci, taps[t]] for ci in [first, last), on flat arrays; shape (G, C_out, C_in, K) of w."""
+    """out[g, ci, co, t] = w[g, co, ci, taps[t]] for ci in [first, last), flat; ``shape`` (G, C_out, C_in, K) of w."""
     groups, c_out, c_in, kernel = shape
     for g in range(groups):
         for block in range(first, last, 16):  # a few lines of w are read and of out written at a time

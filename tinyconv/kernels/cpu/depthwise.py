@@ -1,10 +1,11 @@
 """Convolution with one input channel a group, and its weight gradient: an image at a time.
 
-Idea. Nothing is shared among channels, so the shifted planes of ``direct`` are laid out for one image of one channel, and
-all its taps read them while they are in the first cache. The next image lies in the same places, so the padding is written
-once. The cotangent lies in the same flat order, with zeros between its rows:
+Idea. Nothing is shared among channels, so the shifted planes of ``direct`` are laid out for one image of one channel,
+and all its taps read them while they are in the first cache. The next image lies in the same places, so the padding is
+written once. The cotangent lies in the same flat order, with zeros between its rows:
 
-    y[n, co, o] = sum over k of w[co, k] x[n, c, o + shift(k)],   gw[co, k] = sum over n, o of gy[n, co, o] x[n, c, o + shift(k)]
+    y[n, co, o] = sum over k      w[co, k] x[n, c, o + shift(k)]
+    gw[co, k]   = sum over n, o   gy[n, co, o] x[n, c, o + shift(k)]
 
 Cost. 2 K operations for each number read or written: bound by memory.
 """
@@ -20,7 +21,7 @@ from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.direct import store_rows, tables
 from tinyconv.kernels.cpu.memory import scratch
-from tinyconv.kernels.cpu.product import copy_run, copy_strided_run, leaf, multiply_row
+from tinyconv.kernels.cpu.product import LEAF, copy_run, copy_strided_run, leaf, multiply_row
 from tinyconv.kernels.threads import parallel
 
 
@@ -85,7 +86,7 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
     parallel(work, images, images * prod(g.output) * (1 + prod(g.kernel) / 10))
 
 
-@njit(nogil=True, cache=True, _nrt=False, fastmath={"reassoc", "contract"})  # the compiler orders the sum, once for all
+@njit(**LEAF, fastmath={"reassoc", "contract"})  # the compiler orders the sum, once for all
 def inner_product(a, b):  # type: ignore[no-untyped-def]
     """The sum of a[i] b[i]."""
     total = a.dtype.type(0)

@@ -9,15 +9,15 @@ by their remainder modulo the stride (``Geometry.planes``), and it is a run agai
 is a matrix product whose second factor nobody has to build. The rows of the padded image are longer than those of the
 output; what is computed between them is thrown away.
 
-Cost. 2 C_out C_in K operations a position, of which O_w / (O_w + k_w - 1) are of use; the piece is copied once, and read
-K times out of the cache. Best for large images and few channels, where columns would cost more than their product.
+Cost. 2 C_out C_in K operations a position, of which O_w / (O_w + k_w - 1) are of use; the piece is copied once, and
+read K times out of the cache. Best for large images and few channels, where columns would cost more than their product.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -157,7 +157,7 @@ def convolve(  # type: ignore[no-untyped-def]
 
 @leaf
 def store_rows(acc, at, start, count, pitch, y, to, strides, across):  # type: ignore[no-untyped-def]
-    """What was computed for the flat positions [start, start + count) of one channel, without what lies between the rows."""
+    """The rows of one channel, without what lies between them, from its sums at flat positions from ``start`` on."""
     line = VECTOR_BYTES // acc.itemsize
     for oh in range(start // pitch, (start + count - 1) // pitch + 1):
         low, high = max(start - oh * pitch, 0), min(start + count - oh * pitch, across)

@@ -15,7 +15,7 @@ _SLACK = 1024  # bytes beyond the end that a kernel may touch: it works on whole
 
 
 def plain(a: Array) -> Array:
-    """The array itself where it is C-contiguous, aligned and writeable, else a copy: a kernel is compiled for one kind."""
+    """The array where it is C-contiguous, aligned and writeable, else a copy: a kernel is compiled for one kind."""
     return np.require(a, requirements=("C", "A", "W"))
 
 
@@ -37,8 +37,8 @@ _kept = _Kept()
 def scratch(name: str, size: int, dtype: np.dtype[Any]) -> Array:
     """A flat array of this thread with whatever is in it, at the beginning of a cache line.
 
-    Some numbers beyond its end may be touched by whole vectors. The same memory comes again under the same ``name``, so a name has one user at a time. A thread keeps at most
-    ``scratch_limit()`` bytes a name.
+    Some numbers beyond its end may be touched by whole vectors. The same memory comes again under the same ``name``,
+    so a name has one user at a time. A thread keeps at most ``scratch_limit()`` bytes a name.
     """
     wanted = size * dtype.itemsize + _LINE + _SLACK
     buffer = _kept.buffers.get(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -11,17 +13,18 @@ _three, _two, _one = multiply_tile[ROWS, 3], multiply_tile[ROWS, 2], multiply_ti
 _row_of_eight, _row_of_one = multiply_tile[1, 8], multiply_tile[1, 1]
 _vector, _half, _quarter = copy_vector[1], copy_vector[2], copy_vector[4]
 
-#: For functions that allocate nothing: without it Numba counts references to their arrays, one atomic operation for each
-#: row of an image, which takes longer than copying the row.
-leaf = njit(nogil=True, cache=True, _nrt=False)
+#: For functions that allocate nothing: without it Numba counts references to their arrays, one atomic operation for
+#: each row of an image, which takes longer than copying the row.
+LEAF: Any = dict(nogil=True, cache=True, _nrt=False)
+leaf = njit(**LEAF)
 
 
 @njit(nogil=True, cache=True)
 def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
-    """acc[r, q] += sum over k < terms of w[(first + r) * length + start + k * along] b[shift + columns[k] + q], q < count.
+    """acc[r, q] += sum over k of w[(first + r) * length + start + k * along] b[shift + columns[k] + q], q < count.
 
-    In the order of k, on flat arrays. acc has rows of ``pitch``, and of them a multiple of ROWS; its columns and those
-    of b beyond ``count`` are touched up to a whole vector.
+    For k < terms, in this order, on flat arrays. acc has rows of ``pitch``, and of them a multiple of
+    ROWS; its columns and those of b beyond ``count`` are touched up to a whole vector.
     """
     width = VECTOR_BYTES // acc.itemsize
     rows = np.empty(ROWS, np.int64)
@@ -74,7 +77,7 @@ def transpose(a, length, count, out, wide):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, inline="always")
 def copy_run(out, to, a, at, count):  # type: ignore[no-untyped-def]
-    """out[to + j] = a[at + j] for j < count, on flat arrays: whole vectors, the last of which overlaps the one before."""
+    """out[to + j] = a[at + j] for j < count, on flat arrays: whole vectors, the last overlapping the one before."""
     width = VECTOR_BYTES // a.itemsize
     half, quarter = width // 2, max(1, width // 4)
     if count >= width:

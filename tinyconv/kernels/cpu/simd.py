@@ -230,8 +230,8 @@ def prefetch(typing: Any, a: Any, at: Any) -> Any:
 def sandwich(*factors: Any) -> Any:
     """A function f(out, to, row, column, a, at, a_row, a_column) that computes T A T^t, T the product of ``factors``.
 
-    A and the result are squares of vectors on flat arrays: element (i, j) is the vector at ``to + i*row + j*column``. Only
-    what is not zero in the constant factors, the last of which is applied first, costs an operation.
+    A and the result are squares of vectors on flat arrays: element (i, j) is the vector at ``to + i*row +
+    j*column``. Only what is not zero in the constant factors, the last of which is applied first, costs an operation.
     """
 
     @intrinsic
@@ -277,7 +277,7 @@ def sandwich(*factors: Any) -> Any:
             ]
             for _ in range(2):  # the columns, then, turned, the rows
                 turned = []
-                for column in zip(*square):
+                for column in map(list, zip(*square)):
                     for factor in reversed(factors):
                         column = [combined(weights, column) for weights in factor]
                     turned.append(column)

@@ -1,9 +1,9 @@
 """Convolution as a matrix product with columns of pixels, a tile of them at a time.
 
-Idea. Written as a column for each output position, with a row for each tap of each channel, the pixels turn a convolution
-into one matrix product ("im2col"). All columns together are K times the image, so they are made for a block of positions
-at a time, which stays in the cache until every output channel has used it. A block holds neighbours in the order of the
-output, images after each other: nothing is computed that is not wanted, however small the images are.
+Idea. Written as a column for each output position, with a row for each tap of each channel, the pixels turn a
+convolution into one matrix product ("im2col"). All columns together are K times the image, so they are made for a block
+of positions at a time, which stays in the cache until every output channel has used it. A block holds neighbours in the
+order of the output, images after each other: nothing is computed that is not wanted, however small the images are.
 
 Cost. 2 C_out C_in K operations a position, and C_in K numbers copied: best for small images with many output channels,
 where the copies are used often; for few input channels in the weight gradient, whose vectors run over all taps of them.
@@ -30,8 +30,8 @@ _vector = copy_vector[1]
 
 @leaf
 def lay_columns(  # type: ignore[no-untyped-def]
-    flat, shape, n, channels, od, start, stop, across, depth, rows, runs, tap_plane, tap_row, tap_column, step, pitch, reach,
-    planes, piece, columns, row_length, at,
+    flat, shape, n, channels, od, start, stop, across, depth, rows, runs, tap_plane, tap_row, tap_column, step,
+    pitch, reach, planes, piece, columns, row_length, at,
 ):  # fmt: skip
     """columns[(c, tap), at + position - start], positions [start, stop) of the output plane od, rows of ``across``.
 
@@ -83,8 +83,8 @@ def convolve(  # type: ignore[no-untyped-def]
                 n, od = divmod(slab, out[0])
                 high = min(plane, low + stop - position)
                 lay_columns(
-                    flat, x.shape, n, channels, od, low, high, out[2], depth, rows, runs, tap_plane, tap_row, tap_column,
-                    step, pitch, reach, planes, piece, columns, row_length, position - start,
+                    flat, x.shape, n, channels, od, low, high, out[2], depth, rows, runs, tap_plane, tap_row,
+                    tap_column, step, pitch, reach, planes, piece, columns, row_length, position - start,
                 )  # fmt: skip
                 position += high - low
             at, terms = group * c_out + co_first, (c_last - c) * taps
@@ -119,7 +119,7 @@ def correlate(  # type: ignore[no-untyped-def]
     first, last, x, gy, gw, out, groups, block, row_length, chunk,
     depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, columns, turned, acc, total,
 ):  # fmt: skip
-    """Items [first, last) of (group, chunk of its channels): gw (C_out, C_in/G, K); arguments as in direct.correlate."""
+    """Items [first, last) of (group, chunk of its channels): gw (C_out, C_in/G, K), as in direct.correlate."""
     taps, width, plane = tap_plane.size, VECTOR_BYTES // x.itemsize, out[1] * out[2]
     c_in, c_out = x.shape[1] // groups, gw.shape[0] // groups
     chunks = -(-c_in // chunk)
@@ -139,8 +139,8 @@ def correlate(  # type: ignore[no-untyped-def]
             for start in range(0, plane, block):
                 stop = min(start + block, plane)
                 lay_columns(
-                    flat, x.shape, n, channels, od, start, stop, out[2], depth, rows, runs, tap_plane, tap_row, tap_column,
-                    step, pitch, reach, planes, piece, columns, row_length, 0,
+                    flat, x.shape, n, channels, od, start, stop, out[2], depth, rows, runs, tap_plane, tap_row,
+                    tap_column, step, pitch, reach, planes, piece, columns, row_length, 0,
                 )  # fmt: skip
                 transpose(columns, row_length, terms, turned, wide)
                 at = ((n * groups + group) * c_out * out[0] + od) * plane + start
@@ -171,7 +171,10 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
     width = VECTOR_BYTES // x.itemsize
     whole = 3 * width  # positions of a tile
     positions = len(x) * prod(g.output)
-    block = min(-(-positions // whole), 384 // whole, max(2, _SUMS // x.itemsize // min(c_out, 512) // whole)) * whole
+    block = (
+        min(max(1, -(-positions // whole)), 384 // whole, max(2, _SUMS // x.itemsize // min(c_out, 512) // whole))
+        * whole
+    )
     row_length = block + width
     chunk = max(1, min(c_in, _COLUMNS // x.itemsize // (row_length * taps)))
     items = groups * -(-positions // block)

@@ -6,15 +6,16 @@ Idea. m x m outputs need a square of (m+2) x (m+2) pixels. Interpolation of poly
     Y = A^t [ (G g G^t) * (B^t d B) ] A          d pixels, g weights, * element by element
 
 Summed over the input channels, each of the (m+2)^2 elements is a matrix product of its own. The gradients are the
-adjoint maps: by the input, a convolution with rotated weights; by the weights, g' = G^t [ sum of (B^t d B) * (A y' A^t) ] G.
+adjoint maps: by the input, a convolution with rotated weights; by the weights, g' = G^t [ sum of (B^t d B) * (A y'
+A^t) ] G.
 
 Cost, for m = 4: 36/16 = 2.25 multiplications an output, input channel and output channel in place of 9, and two
 transforms of some 150 operations a tile, which is 16 outputs, in each channel; for m = 2, 4 and 32. The transforms work
 on vectors of channels, so pieces of the image are turned to have their channels last, and the results back.
 Every tile is worked on while it stays in the cache.
 
-Accuracy, in float32, of the largest output: about 1e-6 for m = 2, 1e-5 for m = 4; the definition's sums: 3e-7. An infinity
-or NaN would spread over its whole tile: where a result is not finite, the caller takes another algorithm.
+Accuracy, in float32, of the largest output: about 1e-6 for m = 2, 1e-5 for m = 4; the definition's sums: 3e-7. An
+infinity or NaN would spread over its whole tile: where a result is not finite, the caller takes another algorithm.
 Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016, equations 5 to 14.
 """
 
@@ -43,10 +44,32 @@ def _transposed(matrix: Any) -> list[tuple[float, ...]]:
 _B2 = [(1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)]
 _G2 = [(1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1)]
 _A2 = [(1, 1, 1, 0), (0, 1, -1, -1)]
-# F(4x4, 3x3): at 0, 1, -1, 2, -2 and infinity. B^t is the even and odd parts of its rows, then their sums and differences.
-_PARTS4 = [(4, 0, -5, 0, 1, 0), (0, 0, -4, 0, 1, 0), (0, -4, 0, 1, 0, 0), (0, 0, -1, 0, 1, 0), (0, -2, 0, 2, 0, 0), (0, 4, 0, -5, 0, 1)]  # fmt: skip
-_PAIRS4 = [(1, 0, 0, 0, 0, 0), (0, 1, 1, 0, 0, 0), (0, 1, -1, 0, 0, 0), (0, 0, 0, 1, 1, 0), (0, 0, 0, 1, -1, 0), (0, 0, 0, 0, 0, 1)]  # fmt: skip
-_G4 = [(1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1)]  # fmt: skip
+# F(4x4, 3x3): at 0, 1, -1, 2, -2 and infinity. B^t is the even and odd parts of its rows, then their sums and
+# differences.
+_PARTS4 = [
+    (4, 0, -5, 0, 1, 0),
+    (0, 0, -4, 0, 1, 0),
+    (0, -4, 0, 1, 0, 0),
+    (0, 0, -1, 0, 1, 0),
+    (0, -2, 0, 2, 0, 0),
+    (0, 4, 0, -5, 0, 1),
+]
+_PAIRS4 = [
+    (1, 0, 0, 0, 0, 0),
+    (0, 1, 1, 0, 0, 0),
+    (0, 1, -1, 0, 0, 0),
+    (0, 0, 0, 1, 1, 0),
+    (0, 0, 0, 1, -1, 0),
+    (0, 0, 0, 0, 0, 1),
+]
+_G4 = [
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+]
 # A^t of the sums and differences of the pairs.
 _A4 = [(1, 1, 0, 1, 0, 0), (0, 0, 1, 0, 2, 0), (0, 1, 0, 4, 0, 0), (0, 0, 1, 0, 8, 1)]
 
@@ -57,6 +80,7 @@ _cotangents2, _cotangents4 = sandwich(_transposed(_A2)), sandwich(_PAIRS4, _tran
 _gradients2, _gradients4 = sandwich(_transposed(_G2)), sandwich(_transposed(_G4))
 
 _TILES = 48  # of a block in the forward pass: few enough to stay in the cache, enough to use each weight often
+_PARTS = 2  # that the terms of an element's sum are divided into, for threads to share
 _GRADIENT_BYTES = 8 << 20  # of the transformed pixels and cotangents that are summed at a time
 
 # --------------------------------------------------------------------------------------------------
@@ -69,8 +93,8 @@ def transform_images(  # type: ignore[no-untyped-def]
 ):
     """Tile rows [first, last) of a vector of channels from c on, to out[element * apart + at + tile * along].
 
-    flat of ``shape`` (N, C, D, H, W); tiles (depths, rows, columns) of the tiles of an image. With a ``halo`` the tiles are pixels and
-    overlap, B^t d B; without, they are cotangents, A y' A^t.
+    flat of ``shape`` (N, C, D, H, W); tiles (depths, rows, columns) of the tiles of an image. With a ``halo`` the
+    tiles are pixels and overlap, B^t d B; without, they are cotangents, A y' A^t.
     """
     width = VECTOR_BYTES // flat.itemsize
     count = min(width, shape[1] - c)
@@ -101,8 +125,8 @@ def transform_images(  # type: ignore[no-untyped-def]
 def transform_weights(first, last, m, w, base, strides, channels, depths, padded, wide, out):  # type: ignore[no-untyped-def]
     """G g G^t for the terms [first, last) of a sum: out[E, term, channel], ``padded`` terms of ``wide`` channels.
 
-    A term is (kd, input channel); w is flat, its element (channel, input channel, kd, kh * 3 + kw) at ``base`` + the sum
-    of index times stride; channels (output, input).
+    A term is (kd, input channel); w is flat, its element (channel, input channel, kd, kh * 3 + kw) at ``base`` + the
+    sum of index times stride; channels (output, input).
     """
     width, n = VECTOR_BYTES // w.itemsize, m + 2
     nine = np.empty(9 * width, w.dtype)
@@ -256,7 +280,7 @@ def conv_input(gy: Array, w: Array, g: Geometry, m: int) -> Array | None:
 def _filter(
     x: Array, w: Array, channels: tuple[int, int], base: int, strides: tuple[int, ...], g: Geometry, m: int
 ) -> Array | None:
-    """The convolution with the flat w, whose element (output, input channel, kd, tap) is at ``base`` + index times stride."""
+    """The convolution with a flat w, its element (output, input channel, kd, tap) at ``base`` + index times stride."""
     tiles = _tiles(g, m)
     t = tables(replace(g, output=(g.output[0], tiles[1] * m, tiles[2] * m)))
     width, elements, depths = VECTOR_BYTES // x.itemsize, (m + 2) ** 2, g.kernel[0]
@@ -334,8 +358,8 @@ def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
                 if at < padded:
                     kd, c = divmod(at, padded // depths)
                     transform_images(
-                        m, 2, x.reshape(-1), x.shape, top, bottom, tiles, c, t.depth[kd : kd + 1], t.rows, t.runs, t.pitch,
-                        piece, turned, pixels, at, padded, count * padded,
+                        m, 2, x.reshape(-1), x.shape, top, bottom, tiles, c, t.depth[kd : kd + 1], t.rows, t.runs,
+                        t.pitch, piece, turned, pixels, at, padded, count * padded,
                     )  # fmt: skip
                 else:
                     c = at - padded
@@ -345,11 +369,10 @@ def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
                     )  # fmt: skip
 
         def add(first: int, last: int, count: int = count) -> None:
-            sum_tiles(first, last, parts, pixels, cotangents, count, padded, wide, summed)
+            sum_tiles(first, last, _PARTS, pixels, cotangents, count, padded, wide, summed)
 
-        parts = 2
         parallel(transform, (padded + wide) // width, count * (padded + wide) * 25)
-        parallel(add, elements * parts, count * elements * padded * wide / 60)
+        parallel(add, elements * _PARTS, count * elements * padded * wide / 60)
     gw = np.empty((c_out, c_in, depths, 9), x.dtype)
     finite = []
 
