@@ -142,7 +142,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(algorithm: str, shape: 
 def test_layers_of_networks_are_those_of_torch(
     shape: tuple[int, ...], weight: tuple[int, ...], options: dict[str, int]
 ) -> None:
-    """Several blocks, chunks of channels and parts, which small cases do not reach: integers, so exact but for Winograd."""
+    """Several blocks, chunks and parts, which small cases do not reach: integers, so exact but for Winograd."""
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **options}
     g = window_geometry("test", shape[2:], weight[2:], options["stride"], options["padding"], options["dilation"])
     case = Case(g, shape[0], options["groups"], shape[1], weight[0], 5)
