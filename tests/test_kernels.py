@@ -682,7 +682,7 @@ def test_a_missing_operator_falls_to_the_next_rung(monkeypatch: pytest.MonkeyPat
             assert kernels.kernel("fold") is im2col.fold
             table = kernels.table()
             assert table["conv"] == "numba" and table["fold"] == "im2col"
-            assert "conv               numba\n" in str(table)
+            assert ["conv", "numba"] in [line.split() for line in str(table).splitlines()]
 
 
 def test_every_rung_has_the_same_signatures() -> None:

@@ -148,7 +148,7 @@ ZOO = [
     ),
     Mutant(
         "9. a layer that changes its input in place",
-        activation.Relu.forward,
+        im2col.relu,
         "maximum(x, x.dtype.type(0))",
         "maximum(x, x.dtype.type(0), out=x if x.flags.writeable else None)",
         ("relu", "im2col"),
@@ -226,9 +226,9 @@ ZOO = [
     ),
     Mutant(
         "17. an unbiased normalising variance",
-        norm.Normalise.forward,
-        "rstd = 1 / xp.sqrt(var + ",
-        "rstd = 1 / xp.sqrt(var * (1 + 1 / y.size) + ",
+        im2col.normalise,
+        "_rstd(var, eps,",
+        "_rstd(var * (1 + 1 / y.size), eps,",
         ("batch_norm", "im2col"),
     ),
     Mutant(
