@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,6 +14,8 @@ from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.choice import choose, volumes
 from tinyconv.kernels.cpu import depthwise, direct, tiled, winograd
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
+from tinyconv.kernels.cpu.product import leaf
+from tinyconv.kernels.threads import parallel
 
 _RUN = {"direct": direct.run, "depthwise": depthwise.run, "tiled": tiled.run}
 
@@ -25,10 +28,8 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     y = winograd.conv(x, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
     if y is None:
         y = np.empty((len(x), len(w), *v.output), x.dtype)
-        taps, c_out = prod(v.kernel), len(w) // groups
-        row = w.shape[1] * taps
-        weights = direct.Weights(w.reshape(-1), c_out, c_out * row, row, taps, np.arange(taps))
-        _RUN.get(algorithm, direct.run)(x, weights, y.reshape(-1), 0, element_strides(y), v, groups)
+        run = _RUN.get(algorithm, direct.run)
+        run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), v, groups)
     return y.reshape(*y.shape[:2], *g.output)
 
 
@@ -36,8 +37,9 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I)."""
     v = volumes(g)
     flat = plain(w).reshape(-1)
-    if not all_finite(flat):
-        # Beyond the border, zeros would meet an infinite weight where the definition has no product.
+    if not all_finite(
+        flat
+    ):  # beyond the border, zeros would meet an infinite weight where the definition has no product
         return im2col.conv_input(gy, w, g, groups)
     gy, w = plain(gy).reshape(*gy.shape[:2], *v.output), flat.reshape(*w.shape[:2], *v.kernel)
     algorithm = choose("conv_input", v, len(gy), w.shape[1] * groups, len(w), groups, gy.dtype).algorithm
@@ -54,16 +56,32 @@ def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Ar
     read = all(min(phase.kernel) for phase in phases)
     gx = (np.empty if read else np.zeros)((len(gy), groups * c_in, *g.size), gy.dtype)
     strides = element_strides(gx)
-    row = c_in * prod(g.kernel)
+    shape = (groups, c_out, c_in, prod(g.kernel))
     tap_numbers = np.arange(prod(g.kernel)).reshape(g.kernel)
     for phase in phases:
         if min(phase.kernel):
-            taps = np.ascontiguousarray(tap_numbers[phase.taps]).reshape(-1)
-            weights = direct.Weights(w.reshape(-1), c_in, c_out * row, prod(g.kernel), row, taps)
+            taps = tap_numbers[phase.taps].reshape(-1)
+            rotated = np.empty((groups * c_in, c_out * len(taps)), w.dtype)
+            exchange = partial(exchange_channels, w.reshape(-1), shape, taps, rotated.reshape(-1))
+            parallel(exchange, c_in, 2 * rotated.size)
             base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
             steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
-            run(gy, weights, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
+            run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
     return gx
+
+
+@leaf
+def exchange_channels(w, shape, taps, out, first, last):  # type: ignore[no-untyped-def]
+    """out[g, ci, co, t] = w[g, co, ci, taps[t]] for ci in [first, last), flat; ``shape`` (G, C_out, C_in, K) of w."""
+    groups, c_out, c_in, kernel = shape
+    for g in range(groups):
+        for block in range(first, last, 16):  # a few lines of w are read and of out written at a time
+            for co in range(c_out):
+                for ci in range(block, min(block + 16, last)):
+                    to = ((g * c_in + ci) * c_out + co) * taps.size
+                    source = ((g * c_out + co) * c_in + ci) * kernel
+                    for t in range(taps.size):
+                        out[to + t] = w[source + taps[t]]
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:

@@ -19,7 +19,7 @@ from numba import njit
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.cpu.direct import Weights, store_rows, tables
+from tinyconv.kernels.cpu.direct import store_rows, tables
 from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import LEAF, copy_run, copy_strided_run, leaf, multiply_row
 from tinyconv.kernels.threads import parallel
@@ -47,42 +47,42 @@ def lay_image(flat, shape, n, c, od, depth, rows, runs, pitch, step, length, pie
 
 @njit(nogil=True, cache=True)
 def convolve(  # type: ignore[no-untyped-def]
-    first, last, x, w, y, base, strides, out,
+    first, last, x, w, y, base, strides, out, each,
     depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, acc,
 ):  # fmt: skip
-    """Images [first, last) of (n, co); arguments as in direct.convolve."""
+    """Images [first, last) of (n, co), ``each`` output channels to a group; arguments as in direct.convolve."""
     taps, positions = tap_plane.size, (out[1] - 1) * pitch + out[2]
     length = positions + reach
     columns = tap_plane * length + tap_row * pitch + tap_column
-    c_out, row, flat = x.shape[1] * w.channels, np.empty(1, np.int64), x.reshape(-1)
+    c_out, row, flat = x.shape[1] * each, np.empty(1, np.int64), x.reshape(-1)
     piece[: planes * length] = 0
     for item in range(first, last):
         n, co = divmod(item, c_out)
-        c = co // w.channels
+        c = co // each
         for od in range(out[0]):
             lay_image(flat, x.shape, n, c, od, depth, rows, runs, pitch, step, length, piece)
             for q in range(positions):
                 acc[q] = 0
-            row[0] = c * w.group + co % w.channels * w.row
-            multiply_row(acc, w.flat, row, w.taps, piece, columns, taps, positions)
+            row[0] = co * taps
+            multiply_row(acc, w, row, piece, columns, taps, positions)
             to = base + n * strides[0] + co * strides[1] + od * strides[2]
             store_rows(acc, 0, 0, positions, pitch, y, to, strides, out[2])
 
 
-def run(x: Array, w: Weights, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
-    """The convolution of x (N, C, D, H, W) with w into the flat array y, as in direct.run."""
+def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
+    """The convolution of x (N, C, D, H, W) with w (C_out, K) into the flat array y, as in direct.run."""
     t = tables(g)
     positions = (g.output[1] - 1) * t.pitch + g.output[2]
 
     def work(first: int, last: int) -> None:
         piece = scratch("piece", t.planes * (positions + t.reach), x.dtype)
         convolve(
-            first, last, x, w, y, base, strides, g.output,
+            first, last, x, w.reshape(-1), y, base, strides, g.output, len(w) // groups,
             t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
             piece, scratch("sums", positions, x.dtype),
         )  # fmt: skip
 
-    images = len(x) * groups * w.channels
+    images = len(x) * len(w)
     parallel(work, images, images * prod(g.output) * (1 + prod(g.kernel) / 10))
 
 

@@ -35,19 +35,6 @@ _SUMS, _PIECE = (
 )  # bytes of a block's sums and of its piece of the image: both stay in the second cache
 
 
-class Weights(NamedTuple):
-    """Weights where they lie: that of output channel co, input channel ci (both in their group) and tap t of a
-    convolution is flat[group * g + row * co + channel * ci + taps[t]].
-    """
-
-    flat: Array
-    channels: int  # output channels of a group
-    group: int
-    row: int
-    channel: int
-    taps: Array
-
-
 class Tables(NamedTuple):
     """A geometry of three axes as arrays. L: positions of a plane on an axis; P: its planes; K: its taps."""
 
@@ -131,11 +118,11 @@ def convolve(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Items [first, last) of (image, group, depth, block of positions, part of the channels).
 
-    x (N, C_in, D, H, W); w Weights; y flat, its element (n, co, od, oh, ow) at base + the sum of index
+    x (N, C_in, D, H, W); w (C_out, C_in/G * K) flat; y flat, its element (n, co, od, oh, ow) at base + the sum of index
     times stride; out (OD, OH, OW).
     """
-    taps, c_in, c_out = tap_plane.size, x.shape[1] // groups, w.channels
-    steps = np.empty(columns.size, np.int64)
+    taps = tap_plane.size
+    c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
     positions = (out[1] - 1) * pitch + out[2]
     blocks = -(-positions // block)
     flat = x.reshape(-1)
@@ -157,11 +144,12 @@ def convolve(  # type: ignore[no-untyped-def]
             k = 0
             for channel in range(c_last - c):
                 for t in range(taps):
-                    steps[k] = channel * w.channel + w.taps[t]
                     columns[k] = (channel * planes + tap_plane[t]) * length + tap_row[t] * pitch + tap_column[t]
                     k += 1
-            at = group * w.group + c * w.channel
-            multiply_block(acc, block, w.flat, co_first, co_last, w.row, at, steps, piece, 0, columns, k, count)
+            at = group * c_out + co_first
+            multiply_block(
+                acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1, piece, 0, columns, k, count
+            )
         for co in range(co_first, co_last):
             to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2]
             store_rows(acc, (co - co_first) * block, start, count, pitch, y, to, strides, out[2])
@@ -193,7 +181,7 @@ def correlate(  # type: ignore[no-untyped-def]
     c_in, c_out, plane = x.shape[1] // groups, gw.shape[0] // groups, out[1] * out[2]
     chunks = -(-c_in // chunk)
     high = -(-c_out // ROWS) * ROWS
-    columns, along, flat = np.empty(block, np.int64), np.arange(block), x.reshape(-1)
+    columns, flat = np.empty(block, np.int64), x.reshape(-1)
     for item in range(first, last):
         group, c = item // chunks, item % chunks * chunk
         count = min(chunk, c_in - c)
@@ -217,19 +205,7 @@ def correlate(  # type: ignore[no-untyped-def]
                         shift = (tap_plane[t] * length + tap_row[t] * pitch + tap_column[t]) * wide
                         sums = acc[t * high * wide : (t + 1) * high * wide]
                         multiply_block(
-                            sums,
-                            wide,
-                            gy,
-                            0,
-                            c_out,
-                            out[0] * plane,
-                            at,
-                            along,
-                            turned,
-                            shift,
-                            columns,
-                            stop - start,
-                            wide,
+                            sums, wide, gy, 0, c_out, out[0] * plane, at, 1, turned, shift, columns, stop - start, wide
                         )
                     summed += stop - start
                     if summed >= 1024:  # long sums are made of shorter ones, which keeps their rounding small
@@ -244,20 +220,20 @@ def correlate(  # type: ignore[no-untyped-def]
                     gw[group * c_out + co, c + ci, t] = total[at] + acc[at]
 
 
-def run(x: Array, w: Weights, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
-    """The convolution of x (N, C_in, D, H, W) with w into the flat array y.
+def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
+    """The convolution of x (N, C_in, D, H, W) with w (C_out, C_in/G * K) into the flat array y.
 
     Element (n, co, od, oh, ow) goes to ``base`` + the sum of index times stride.
     """
     t = tables(g)
-    c_in, c_out = x.shape[1] // groups, w.channels
+    c_in, c_out = x.shape[1] // groups, len(w) // groups
     whole = 3 * VECTOR_BYTES // x.itemsize  # positions of a tile
     positions = (g.output[1] - 1) * t.pitch + g.output[2]
     block = min(-(-positions // whole), max(2, _SUMS // x.itemsize // min(c_out, 512) // whole)) * whole
     length = block + t.reach
     chunk = max(1, min(c_in, _PIECE // x.itemsize // (length * t.planes)))
     items = len(x) * groups * g.output[0] * -(-positions // block)
-    operations = 2 * len(x) * groups * c_out * c_in * prod(g.kernel) * prod(g.output)
+    operations = 2 * len(x) * len(w) * c_in * prod(g.kernel) * prod(g.output)
     # The channels are divided where they are many, or items fewer than threads.
     parts = min(-(-c_out // ROWS), max(-(-c_out // 512), -(-2 * get_num_threads() // max(1, items))))
 
@@ -266,7 +242,7 @@ def run(x: Array, w: Weights, y: Array, base: int, strides: tuple[int, ...], g: 
         acc = scratch("sums", (-(-c_out // ROWS // parts) + 1) * ROWS * block, x.dtype)
         columns = np.empty(chunk * prod(g.kernel), np.int64)
         convolve(
-            first, last, x, w, y, base, strides, g.output, groups, block, chunk, parts,
+            first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, chunk, parts,
             t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
             piece, acc, columns,
         )  # fmt: skip

@@ -20,8 +20,8 @@ leaf = njit(**LEAF)
 
 
 @njit(nogil=True, cache=True)
-def multiply_block(acc, pitch, w, first, last, length, start, steps, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
-    """acc[r, q] += sum over k of w[(first + r) * length + start + steps[k]] b[shift + columns[k] + q], q < count.
+def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
+    """acc[r, q] += sum over k of w[(first + r) * length + start + k * along] b[shift + columns[k] + q], q < count.
 
     For k < terms, in this order, on flat arrays. acc has rows of ``pitch``, and of them a multiple of
     ROWS; its columns and those of b beyond ``count`` are touched up to a whole vector.
@@ -36,19 +36,19 @@ def multiply_block(acc, pitch, w, first, last, length, start, steps, b, shift, c
         while q < count:
             left = count - q
             if left > 2 * width:
-                _three(acc, at + q, pitch, w, rows, steps, b, shift + q, columns, terms)
+                _three(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
                 q += 3 * width
             elif left > width:
-                _two(acc, at + q, pitch, w, rows, steps, b, shift + q, columns, terms)
+                _two(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
                 q += 2 * width
             else:
-                _one(acc, at + q, pitch, w, rows, steps, b, shift + q, columns, terms)
+                _one(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
                 q += width
 
 
 @leaf
-def multiply_row(acc, w, row, steps, b, columns, terms, count):  # type: ignore[no-untyped-def]
-    """acc[q] += sum over k < terms of w[row[0] + steps[k]] b[columns[k] + q], q < count: one row, in long tiles.
+def multiply_row(acc, w, row, b, columns, terms, count):  # type: ignore[no-untyped-def]
+    """acc[q] += sum over k < terms of w[row[0] + k] b[columns[k] + q], q < count: one row, in long tiles.
 
     Columns of acc and b beyond ``count`` are touched up to eight vectors.
     """
@@ -56,10 +56,10 @@ def multiply_row(acc, w, row, steps, b, columns, terms, count):  # type: ignore[
     q = 0
     while q < count:
         if count - q > 4 * width:
-            _row_of_eight(acc, q, 0, w, row, steps, b, q, columns, terms)
+            _row_of_eight(acc, q, 0, w, row, 1, b, q, columns, terms)
             q += 8 * width
         else:
-            _row_of_one(acc, q, 0, w, row, steps, b, q, columns, terms)
+            _row_of_one(acc, q, 0, w, row, 1, b, q, columns, terms)
             q += width
 
 

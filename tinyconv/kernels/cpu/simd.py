@@ -59,10 +59,10 @@ def _repeat(builder: Any, number: Any, vector: ir.VectorType) -> Any:
 def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
     @intrinsic
     def multiply(
-        typing: Any, acc: Any, at: Any, pitch: Any, a: Any, rows: Any, steps: Any, b: Any, shift: Any, cols: Any, n: Any
+        typing: Any, acc: Any, at: Any, pitch: Any, a: Any, rows: Any, along: Any, b: Any, shift: Any, cols: Any, n: Any
     ) -> Any:
         i = types.intp
-        signature = types.void(acc, i, i, a, rows, steps, b, i, cols, i)
+        signature = types.void(acc, i, i, a, rows, i, b, i, cols, i)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = signature.args
@@ -72,9 +72,7 @@ def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
             width, count = vector.count, args[9]
             name = f"llvm.fmuladd.v{width}f{8 * size}"
             fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-            acc_p, a_p, rows_p, steps_p, b_p, cols_p = (
-                _data(context, builder, kinds[p], args[p]) for p in (0, 3, 4, 5, 6, 8)
-            )
+            acc_p, a_p, rows_p, b_p, cols_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 3, 4, 6, 8))
             b_p = builder.gep(b_p, [args[7]])
             places = [(m, v) for m in range(rows_of_tile) for v in range(vectors)]
             slots = {}
@@ -99,7 +97,7 @@ def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
                 builder.load(_vector_at(builder, b_p, builder.add(column, _integer(v * width)), vector), align=size)
                 for v in range(vectors)
             ]
-            added, position = {}, builder.load(builder.gep(steps_p, [step]))
+            added, position = {}, builder.mul(step, args[5])
             for m in range(rows_of_tile):
                 factor = _repeat(builder, builder.load(builder.gep(factors[m], [position])), vector)
                 for v in range(vectors):
@@ -126,9 +124,9 @@ def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
     return multiply
 
 
-#: multiply_tile[rows, vectors](acc, at, pitch, a, rows, steps, b, shift, columns, n), on flat arrays:
+#: multiply_tile[rows, vectors](acc, at, pitch, a, rows, along, b, shift, columns, n), on flat arrays:
 #: for m < rows and l < vectors * LANES
-#:     acc[at + m*pitch + l] += sum over t < n of a[rows[m] + steps[t]] * b[shift + columns[t] + l]
+#:     acc[at + m*pitch + l] += sum over t < n of a[rows[m] + t*along] * b[shift + columns[t] + l]
 #: in the order of t. Nothing checks that the indices lie inside.
 multiply_tile = {shape: _multiply_tile(*shape) for shape in ((ROWS, 3), (ROWS, 2), (ROWS, 1), (1, 8), (1, 1))}
 

@@ -19,7 +19,7 @@ from numba import njit
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.cpu.direct import Weights, lay_piece, tables
+from tinyconv.kernels.cpu.direct import lay_piece, tables
 from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import copy_to_strided_run, leaf, multiply_block, transpose
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, prefetch
@@ -63,8 +63,7 @@ def convolve(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Items [first, last) of (group, block of positions, part of the channels); arguments as in direct.convolve."""
     taps, plane = tap_plane.size, out[1] * out[2]
-    c_in, c_out = x.shape[1] // groups, w.channels
-    steps = (np.arange(chunk).reshape(-1, 1) * w.channel + w.taps).reshape(-1)
+    c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
     positions = x.shape[0] * out[0] * plane
     blocks = -(-positions // block)
     at_row, flat = np.arange(chunk * taps) * row_length, x.reshape(-1)
@@ -88,10 +87,11 @@ def convolve(  # type: ignore[no-untyped-def]
                     tap_column, step, pitch, reach, planes, piece, columns, row_length, position - start,
                 )  # fmt: skip
                 position += high - low
-            at, terms = group * w.group + c * w.channel, (c_last - c) * taps
+            at, terms = group * c_out + co_first, (c_last - c) * taps
             multiply_block(
-                acc, block, w.flat, co_first, co_last, w.row, at, steps, columns, 0, at_row, terms, stop - start
-            )
+                acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1,
+                columns, 0, at_row, terms, stop - start,
+            )  # fmt: skip
         for co in range(co_first, co_last):
             to = base + (group * c_out + co) * strides[1]
             store_positions(acc, (co - co_first) * block, start, stop, out, y, to, strides)
@@ -129,7 +129,7 @@ def correlate(  # type: ignore[no-untyped-def]
         group, c = item // chunks, item % chunks * chunk
         terms = min(chunk, c_in - c) * taps
         wide = -(-terms // width) * width
-        at_row, along = np.arange(block) * wide, np.arange(block)
+        at_row = np.arange(block) * wide
         acc[: high * wide] = 0
         total[: high * wide] = 0
         summed = 0
@@ -145,7 +145,7 @@ def correlate(  # type: ignore[no-untyped-def]
                 transpose(columns, row_length, terms, turned, wide)
                 at = ((n * groups + group) * c_out * out[0] + od) * plane + start
                 multiply_block(
-                    acc, wide, gy, 0, c_out, out[0] * plane, at, along, turned, 0, at_row, stop - start, wide
+                    acc, wide, gy, 0, c_out, out[0] * plane, at, 1, turned, 0, at_row, stop - start, wide
                 )  # fmt: skip
                 summed += stop - start
                 if summed >= 1024:
@@ -161,13 +161,13 @@ def correlate(  # type: ignore[no-untyped-def]
 _SUMS, _COLUMNS = 192 << 10, 384 << 10  # bytes of a block's sums and of its columns: both stay in the second cache
 
 
-def run(x: Array, w: Weights, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
-    """The convolution of x (N, C_in, D, H, W) with w into the flat array y.
+def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
+    """The convolution of x (N, C_in, D, H, W) with w (C_out, C_in/G * K) into the flat array y.
 
     Element (n, co, od, oh, ow) goes to ``base`` + the sum of index times stride.
     """
     t = tables(g)
-    c_in, c_out, taps = x.shape[1] // groups, w.channels, prod(g.kernel)
+    c_in, c_out, taps = x.shape[1] // groups, len(w) // groups, prod(g.kernel)
     width = VECTOR_BYTES // x.itemsize
     whole = 3 * width  # positions of a tile
     positions = len(x) * prod(g.output)
@@ -187,12 +187,12 @@ def run(x: Array, w: Weights, y: Array, base: int, strides: tuple[int, ...], g: 
         columns = scratch("columns", chunk * taps * row_length, x.dtype)
         acc = scratch("sums", (-(-c_out // ROWS // parts) + 1) * ROWS * block, x.dtype)
         convolve(
-            first, last, x, w, y, base, strides, g.output, groups, block, row_length, chunk, parts,
+            first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, row_length, chunk, parts,
             t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
             piece, columns, acc,
         )  # fmt: skip
 
-    parallel(work, items * parts, 2 * positions * groups * c_out * c_in * taps / 100)
+    parallel(work, items * parts, 2 * positions * len(w) * c_in * taps / 100)
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:

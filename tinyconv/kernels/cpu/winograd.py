@@ -156,8 +156,7 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
     width, elements = VECTOR_BYTES // x.itemsize, (m + 2) * (m + 2)
     per_depth = padded // depth.shape[0]
     total = x.shape[0] * tiles[0] * tiles[1]
-    along, pixels_in, flat = np.arange(padded), x.reshape(-1), y.reshape(-1)
-    columns = along * wide
+    columns, pixels_in, flat = np.arange(padded) * wide, x.reshape(-1), y.reshape(-1)
     finite = True
     for item in range(first, last):
         top, bottom = item * block, min((item + 1) * block, total)
@@ -173,7 +172,7 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
         for e in range(elements):
             acc = products[e * high * wide : (e + 1) * high * wide]
             start, shift = e * count * padded, e * padded * wide
-            multiply_block(acc, wide, pixels, 0, count, padded, start, along, u, shift, columns, padded, wide)
+            multiply_block(acc, wide, pixels, 0, count, padded, start, 1, u, shift, columns, padded, wide)
         for co in range(0, y.shape[1], width):
             row = top
             while row < bottom:
@@ -214,14 +213,14 @@ def sum_tiles(first, last, parts, pixels, cotangents, count, padded, wide, out):
 
     Items [first, last) of (element, part of the terms).
     """
-    steps, columns = np.arange(count) * padded, np.arange(count) * wide
+    columns = np.arange(count) * wide
     for item in range(first, last):
         e, part = divmod(item, parts)
         groups = padded // ROWS
         low, high = part * groups // parts * ROWS, (part + 1) * groups // parts * ROWS
         acc = out[(e * padded + low) * wide : (e * padded + high) * wide]
         start, shift = e * count * padded, e * count * wide
-        multiply_block(acc, wide, pixels, low, high, 1, start, steps, cotangents, shift, columns, count, wide)
+        multiply_block(acc, wide, pixels, low, high, 1, start, padded, cotangents, shift, columns, count, wide)
 
 
 @njit(nogil=True, cache=True)
