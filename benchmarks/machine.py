@@ -25,8 +25,7 @@ def set_threads(threads: int) -> None:
     """Let every library use as many threads as the others."""
     torch.set_num_threads(threads)
     _blas_limits.append(threadpool_limits(threads, user_api="blas"))
-    if hasattr(tinyconv, "set_num_threads"):
-        tinyconv.set_num_threads(threads)
+    tinyconv.set_num_threads(threads)
 
 
 def describe(threads: int, removed: str | None) -> dict[str, Any]:

@@ -335,3 +335,20 @@ def test_axes_and_pairs_are_read() -> None:
     g = window_geometry("conv2d", (5, 6), (2, 3), 1, [(0, 1), (2, 0)])
     assert g == Geometry((5, 6), (2, 3), (1, 1), ((0, 1), (2, 0)), (1, 1), (5, 6))
     assert Counter(g.taps()) == Counter(product(range(2), range(3)))
+
+
+def test_planes_and_phases_hold_the_same_windows() -> None:
+    """A tap's pixels lie side by side in its plane; the phases of the transposed map name each (output, tap) once."""
+    for i, k, s, p, d in settings(8, 3):
+        g = window_geometry("test", (i,), k, s, p, d)
+        planes = g.planes(0)
+        for o, tap in product(range(g.output[0]), range(k)):
+            at = o * s + tap * d - p
+            assert planes.pixels[planes.plane[tap]][o + planes.shift[tap]] == (at if 0 <= at < i else -1)
+        found: Counter[tuple[int, int, int]] = Counter()
+        for phase in g.transposed_phases():
+            direct, taps = phase.geometry(g.output), list(range(k))[phase.taps[0]]
+            for j, pixel in enumerate(range(i)[phase.pixels[0]]):
+                found.update((pixel, o, taps[t]) for (t,), (o,) in direct.window((j,)))
+        pairs = product(range(g.output[0]), range(k))
+        assert found == Counter((o * s + t * d - p, o, t) for o, t in pairs if 0 <= o * s + t * d - p < i)
