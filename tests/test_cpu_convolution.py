@@ -137,6 +137,16 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(algorithm: str, shape: 
         ((1, 24, 8, 9, 10), (40, 24, 3, 3, 3), {"padding": 1}),
         ((2, 16, 1500), (24, 16, 5), {"dilation": 3}),
         ((2, 12, 40, 40), (24, 3, 5, 5), {"groups": 4, "padding": 2}),
+        ((3, 32, 7, 7), (128, 32, 5, 5), {"padding": 2}),
+        ((2, 40, 16, 18), (70, 40, 2, 2), {"stride": 2}),
+        ((1, 20, 8, 6, 8), (40, 20, 2, 2, 2), {"stride": 2}),
+        ((2, 33, 17, 15), (40, 33, 3, 3), {"stride": 2, "padding": 1}),
+        ((2, 20, 13, 16), (17, 20, 5, 3), {"stride": 3, "dilation": 2}),
+        ((70, 64, 15, 15), (33, 64, 3, 3), {"stride": 2, "padding": 1}),  # more images than are laid out at a time
+        ((2, 21, 150, 150), (21, 1, 3, 3), {"groups": 21, "padding": 1}),  # several bands of rows
+        ((5, 40, 61, 70), (80, 1, 5, 5), {"groups": 40, "stride": 2, "padding": 2}),
+        ((1, 18, 6, 40, 41), (18, 1, 3, 3, 3), {"groups": 18, "stride": 2, "padding": 1}),
+        ((1, 1, 120, 130), (9, 1, 3, 3), {"padding": 1}),
     ],
 )
 def test_layers_of_networks_are_those_of_torch(
@@ -177,11 +187,13 @@ def test_a_long_sum_of_positive_numbers_keeps_its_digits() -> None:
     "shape, weight, options, expected",
     [
         ((16, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}, ("winograd4", "winograd4", "winograd4")),
-        ((16, 64, 56, 56), (64, 64, 3, 3), {"stride": 2}, ("direct", "direct", "direct")),
+        ((16, 64, 56, 56), (64, 64, 3, 3), {"stride": 2}, ("tiled", "tiled", "tiled")),
         ((16, 64, 56, 56), (64, 64, 3, 3), {"dtype": np.float64}, ("direct", "direct", "direct")),
-        ((1, 256, 14, 14), (256, 256, 3, 3), {"padding": 1}, ("direct", "direct", "direct")),
+        ((1, 256, 14, 14), (256, 256, 3, 3), {"padding": 1}, ("tiled", "tiled", "tiled")),
+        ((16, 64, 56, 56), (256, 64, 1, 1), {}, ("direct", "direct", "direct")),
+        ((16, 512, 7, 7), (1024, 512, 1, 1), {}, ("tiled", "tiled", "tiled")),
         ((16, 32, 56, 56), (32, 1, 3, 3), {"groups": 32}, ("depthwise", "depthwise", "depthwise")),
-        ((4, 3, 64, 64), (64, 3, 7, 7), {"stride": 2}, ("direct", "direct", "tiled")),
+        ((4, 3, 64, 64), (64, 3, 7, 7), {"stride": 2}, ("direct", "direct", "columns")),
     ],
 )
 def test_the_rule_says_what_it_documents(
@@ -198,7 +210,7 @@ def test_exact_never_takes_winograd_and_forcing_ends_with_the_block() -> None:
         assert kernels.explain_choice(*shapes)["conv"].algorithm == "direct"
         with kernels.use_kernels(conv="winograd2"):
             assert kernels.explain_choice(*shapes)["conv"].algorithm == "winograd2"
-            assert kernels.explain_choice(*shapes, stride=2)["conv"].algorithm == "direct"  # where it cannot
+            assert kernels.explain_choice(*shapes, stride=2)["conv"].algorithm == "tiled"  # where it cannot
     assert choice.forced() == "auto" and kernels.explain_choice(*shapes)["conv"].algorithm == "winograd4"
 
 

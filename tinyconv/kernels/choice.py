@@ -1,20 +1,23 @@
 """Which algorithm the compiled kernels use for a convolution, and why.
 
     direct      taps on shifted planes: the sums of the definition, in its order
-    tiled       columns of pixels, a block of them at a time: the same sums
+    tiled       tiles of outputs that read their pixels wherever they lie, channels last: the same sums
+    columns     the weight gradient with vectors along all taps of all channels: the same sums
     winograd2   Winograd's minimal filtering with tiles of 2 x 2 outputs: fewer products, rounded more
     winograd4   the same with tiles of 4 x 4
     depthwise   direct, for one channel a group
 
 The rule, first match:
 
-1. 'depthwise' where every group has one input channel and one output channel; or two, but for the input gradient.
+1. 'depthwise' where each of at least four groups has one input channel and one output channel; or two, but for the
+   input gradient.
 2. 'winograd4' for float32, 3x3 windows of stride 1 without dilation or groups, at least 16 channels on both sides, and
    at least 32 tiles to share the cost of transforming the weights.
-3. 'tiled' where the rows between the outputs, which 'direct' computes and throws away, would be more than a fifth,
-   and at least 64 output channels share the columns; and for the weight gradient of few input channels, whose
-   vectors then run over the taps as well.
-4. 'direct'.
+3. 'columns' for the weight gradient of fewer than 16 input channels, whose taps fill a vector together.
+4. 'tiled' for at least 16 channels that are summed and 32 that are made, where 'direct' would be slow: where it would
+   throw away more than 6 % of its work between the rows of the outputs, where images are small or few, and for
+   windows with a stride.
+5. 'direct'.
 """
 
 from __future__ import annotations
@@ -32,6 +35,12 @@ ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd2", "winograd4")
 
 _LEAST_CHANNELS = 16  # for Winograd: a vector of float32
 _LEAST_TILES = 32
+_SMALL_IMAGE = 64  # pixels
+_FEW_PIXELS = {
+    "conv": 256,
+    "conv_input": 1024,
+    "conv_weight": 256,
+}  # of all images; 'direct' turns weights around first
 _forced = "auto"
 
 
@@ -75,7 +84,7 @@ def choose(
 
     ``g`` has three axes, as :func:`volumes` gives them.
     """
-    if c_in == groups and (c_out == groups or (c_out <= 2 * groups and face != "conv_input")):
+    if c_in == groups and groups >= 4 and (c_out == groups or (c_out <= 2 * groups and face != "conv_input")):
         return Choice("depthwise", "one channel a group: nothing to sum but the taps")
     fits = winograd_fits(g, groups)
     if _forced in ("direct", "tiled") or (_forced.startswith("winograd") and fits):
@@ -83,15 +92,25 @@ def choose(
     depth, rows, columns = g.output
     tiles = batch * depth * -(-rows // 4) * -(-columns // 4)
     if fits and _forced != "exact" and dtype == np.float32:
-        if min(c_in, c_out) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES:
+        if min(c_in, c_out) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES * g.kernel[0]:
             return Choice("winograd4", f"3x3 windows of stride 1, {c_in} to {c_out} channels, {tiles} tiles of 4x4")
-    if face == "conv_weight" and c_in // groups < _LEAST_CHANNELS:
-        return Choice("tiled", f"{c_in // groups} input channels do not fill a vector, their taps do")
-    reach = g.dilation[-1] * (g.kernel[-1] - 1) // g.stride[-1]
-    wasted = reach / (columns + reach) if rows > 1 else 0.0  # of a row as it lies between two others
-    if face != "conv_weight" and wasted > 0.2 and c_out // groups >= 64:
-        return Choice("tiled", f"'direct' would throw away {wasted:.0%} of its work on images of {rows} x {columns}")
-    return Choice("direct", f"{rows} x {columns} outputs, {c_in // groups} to {c_out // groups} channels a group")
+    c_in, c_out = c_in // groups, c_out // groups
+    if face == "conv_weight" and c_in < _LEAST_CHANNELS:
+        return Choice("columns", f"{c_in} input channels do not fill a vector, their taps do")
+    summed, made = (c_in, c_out) if face == "conv" else (c_out, c_in)
+    if summed >= _LEAST_CHANNELS and made >= 2 * _LEAST_CHANNELS:
+        size = g.size if face == "conv_input" else g.output
+        reach = g.dilation[-1] * (g.kernel[-1] - 1) // g.stride[-1]
+        wasted = reach / (columns + reach) if rows > 1 else 0.0
+        if wasted > 0.06:
+            return Choice(
+                "tiled", f"'direct' would throw away {wasted:.0%} of its work on images of {rows} x {columns}"
+            )
+        if prod(size) < _SMALL_IMAGE or batch * prod(size) < _FEW_PIXELS[face]:
+            return Choice("tiled", f"{batch} images of {prod(size)} pixels are few")
+        if max(g.stride) > 1 and prod(g.kernel) > 1:
+            return Choice("tiled", f"windows with a stride of {max(g.stride)}")
+    return Choice("direct", f"{rows} x {columns} outputs, {c_in} to {c_out} channels a group")
 
 
 class Choices(dict[str, Choice]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,12 @@ from tinyconv.geometry import Geometry
 from tinyconv.kernels import im2col
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.choice import choose, volumes
-from tinyconv.kernels.cpu import depthwise, direct, tiled, winograd
+from tinyconv.kernels.cpu import columns, depthwise, direct, tiled, winograd
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
 from tinyconv.kernels.cpu.product import leaf
 from tinyconv.kernels.threads import parallel
 
-_RUN = {"direct": direct.run, "depthwise": depthwise.run, "tiled": tiled.run}
+_WEIGHT = {"tiled": tiled.conv_weight, "columns": columns.conv_weight}
 
 
 def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
@@ -26,10 +25,13 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     x, w = plain(x).reshape(*x.shape[:2], *v.size), plain(w).reshape(*w.shape[:2], *v.kernel)
     algorithm = choose("conv", v, len(x), x.shape[1], len(w), groups, x.dtype).algorithm
     y = winograd.conv(x, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
+    if algorithm == "depthwise":
+        y = depthwise.conv(x, w, v)
+    elif algorithm == "tiled":
+        y = tiled.conv(x, w, v, groups)
     if y is None:
         y = np.empty((len(x), len(w), *v.output), x.dtype)
-        run = _RUN.get(algorithm, direct.run)
-        run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), v, groups)
+        direct.run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), v, groups)
     return y.reshape(*y.shape[:2], *g.output)
 
 
@@ -44,12 +46,16 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     gy, w = plain(gy).reshape(*gy.shape[:2], *v.output), flat.reshape(*w.shape[:2], *v.kernel)
     algorithm = choose("conv_input", v, len(gy), w.shape[1] * groups, len(w), groups, gy.dtype).algorithm
     gx = winograd.conv_input(gy, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
+    if algorithm == "depthwise":
+        gx = depthwise.conv_input(gy, w, v)
+    elif algorithm == "tiled":
+        gx = tiled.conv_input(gy, w, v, groups)
     if gx is None:
-        gx = _gather_input(gy, w, v, groups, _RUN.get(algorithm, direct.run))
+        gx = _gather_input(gy, w, v, groups)
     return gx.reshape(*gx.shape[:2], *g.size)
 
 
-def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Array:
+def _gather_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     """The input gradient as a convolution of gy for each phase of the pixels, with some of the taps, rotated."""
     c_out, c_in = len(w) // groups, w.shape[1]
     phases = g.transposed_phases()
@@ -66,7 +72,7 @@ def _gather_input(gy: Array, w: Array, g: Geometry, groups: int, run: Any) -> Ar
             parallel(exchange, c_in, 2 * rotated.size)
             base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
             steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
-            run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
+            direct.run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
     return gx
 
 
@@ -90,8 +96,8 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     x, gy = plain(x).reshape(*x.shape[:2], *v.size), plain(gy).reshape(*gy.shape[:2], *v.output)
     algorithm = choose("conv_weight", v, len(x), x.shape[1], gy.shape[1], groups, x.dtype).algorithm
     gw = winograd.conv_weight(x, gy, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
-    if gw is None and algorithm == "depthwise":
+    if algorithm == "depthwise":
         gw = depthwise.conv_weight(x, gy, v)
     if gw is None:
-        gw = (tiled if algorithm == "tiled" else direct).conv_weight(x, gy, v, groups)
+        gw = _WEIGHT.get(algorithm, direct.conv_weight)(x, gy, v, groups)
     return gw.reshape(*gw.shape[:2], *g.kernel)

@@ -1,152 +1,236 @@
-"""Convolution with one input channel a group, and its weight gradient: an image at a time.
+"""Convolution with one input channel a group, and its gradients: a vector of channels at a time.
 
-Idea. Nothing is shared among channels, so the shifted planes of ``direct`` are laid out for one image of one channel,
-and all its taps read them while they are in the first cache. The next image lies in the same places, so the padding is
-written once. The cotangent lies in the same flat order, with zeros between its rows:
+Idea. Channels do not meet, so each lane of a vector can have a channel of its own: a vector of channels is turned
+around, padded, and then all its taps are products lane by lane:
 
-    y[n, co, o] = sum over k      w[co, k] x[n, c, o + shift(k)]
-    gw[co, k]   = sum over n, o   gy[n, co, o] x[n, c, o + shift(k)]
+    y[p, c]  = sum over k   pixels[at(p) + shift(k), c] w[c, k]
+    gw[c, k] = sum over p   gy[p, c] pixels[at(p) + shift(k), c]
 
-Cost. 2 K operations for each number read or written: bound by memory.
+Stride, dilation and the phases of the input gradient are in the lists ``at`` and ``shift``, as in ``tiled``. Large
+images are cut into bands of rows that stay in the cache.
+
+Cost. 2 K operations for each number read or written, as many as are copied: bound by memory.
 """
 
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.cpu.direct import store_rows, tables
-from tinyconv.kernels.cpu.memory import scratch
-from tinyconv.kernels.cpu.product import LEAF, copy_run, copy_strided_run, leaf, multiply_row
+from tinyconv.kernels.cpu.direct import Tables, tables
+from tinyconv.kernels.cpu.memory import element_strides, scratch
+from tinyconv.kernels.cpu.product import leaf
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, multiply_lanes, prefetch
+from tinyconv.kernels.cpu.tiled import (
+    Lists,
+    Reading,
+    lay_plane,
+    lists,
+    reading,
+    store_channels,
+    transposed_reading,
+    turn,
+)
 from tinyconv.kernels.threads import parallel
+
+_rows, _row = multiply_lanes[ROWS], multiply_lanes[1]
+
+_BAND = 128 << 10  # bytes of the pixels that are turned around at a time
+_SHARES = 4  # that the images are divided into, for threads to sum side by side
+
+
+class Bands(NamedTuple):
+    """Rows of outputs that are computed together, with the rows of pixels that they read."""
+
+    rows: int  # outputs, of each phase
+    number: int
+    length: int  # pixels from a plane of depth to the next
+    spans: Array  # (phases, 3) output row r reads the rows from first + r * step on, ``reach`` further rows at most
+
+
+def bands(r: Reading, width: int, itemsize: int) -> Bands:
+    """As many rows as fit."""
+    spans = np.array([(p.start[1], p.step[1], p.dilation[1] * (p.kernel[1] - 1)) for p in r.phases])
+    most = _BAND // (r.hull.output[0] * r.hull.output[2] * width * itemsize)  # rows of pixels
+    spread = int((spans[:, 0] + spans[:, 2]).max() - spans[:, 0].min()) + 1
+    step, highest = int(spans[0, 1]), max(p.made[1] for p in r.phases)
+    rows = min(highest, max(1, (most - spread) // step + 1))
+    return Bands(rows, -(-highest // rows), ((rows - 1) * step + spread) * r.hull.output[2] + width, spans)
 
 
 @leaf
-def lay_image(flat, shape, n, c, od, depth, rows, runs, pitch, step, length, piece):  # type: ignore[no-untyped-def]
-    """The pixels of one channel into their places on the planes of ``length``, whose padding is zero already."""
-    at = 0
-    for kd in range(depth.shape[0]):
-        id_ = depth[kd, od]
-        image = ((n * shape[1] + c) * shape[2] + id_) * shape[3] * shape[4]
-        for ph in range(rows.shape[0]):
-            for pw in range(runs.shape[0]):
-                inside, count, first = runs[pw, 0], runs[pw, 1], runs[pw, 2]
-                for u in range(rows.shape[1]):
-                    ih, to = rows[ph, u], at + u * pitch + inside
-                    if id_ >= 0 and ih >= 0:
-                        copy_strided_run(piece, to, flat, image + ih * shape[4] + first, step, count)
-                    elif ih >= 0:
-                        for j in range(to, to + count):
-                            piece[j] = 0
-                at += length
+def read_rows(b, band, made):  # type: ignore[no-untyped-def]
+    """The rows of pixels (first, last) that the outputs of a band read."""
+    low, high = np.iinfo(np.int64).max, 0
+    for f in range(made.shape[0]):
+        first, last = band * b.rows, min((band + 1) * b.rows, made[f, 1])
+        if first < last:
+            low = min(low, b.spans[f, 0] + first * b.spans[f, 1])
+            high = max(high, b.spans[f, 0] + (last - 1) * b.spans[f, 1] + b.spans[f, 2] + 1)
+    return low, high
 
 
 @njit(nogil=True, cache=True)
 def convolve(  # type: ignore[no-untyped-def]
-    first, last, x, w, y, base, strides, out, each,
-    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, acc,
-):  # fmt: skip
-    """Images [first, last) of (n, co), ``each`` output channels to a group; arguments as in direct.convolve."""
-    taps, positions = tap_plane.size, (out[1] - 1) * pitch + out[2]
-    length = positions + reach
-    columns = tap_plane * length + tap_row * pitch + tap_column
-    c_out, row, flat = x.shape[1] * each, np.empty(1, np.int64), x.reshape(-1)
-    piece[: planes * length] = 0
+    first, last, x, t, step, b, reads, w, numbers, y, bases, strides, stored, pixels, acc
+):
+    """Items [first, last) of (image, vector of input channels, band).
+
+    w (C_out, K), y flat, the arrays of the phases as in tiled.convolve. ``stored`` (phases, 3): the outputs of an image
+    as they lie in y.
+    """
+    width, shape, flat, pitch = VECTOR_BYTES // x.itemsize, x.shape, x.reshape(-1), t.pitch
+    vectors, kernel, each = -(-shape[1] // width), w.shape[1], w.shape[0] // shape[1]
+    spare, rows = np.zeros(width * width, x.dtype), np.empty(ROWS, np.int64)
+    weights = np.empty((kernel + width) * width, x.dtype)
+    columns, steps, flat_w = numbers * width, reads.shift * width, w.reshape(-1)
+    channel = shape[2] * shape[3] * shape[4]
     for item in range(first, last):
-        n, co = divmod(item, c_out)
-        c = co // each
-        for od in range(out[0]):
-            lay_image(flat, x.shape, n, c, od, depth, rows, runs, pitch, step, length, piece)
-            for q in range(positions):
-                acc[q] = 0
-            row[0] = co * taps
-            multiply_row(acc, w, row, piece, columns, taps, positions)
-            to = base + n * strides[0] + co * strides[1] + od * strides[2]
-            store_rows(acc, 0, 0, positions, pitch, y, to, strides, out[2])
-
-
-def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
-    """The convolution of x (N, C, D, H, W) with w (C_out, K) into the flat array y, as in direct.run."""
-    t = tables(g)
-    positions = (g.output[1] - 1) * t.pitch + g.output[2]
-
-    def work(first: int, last: int) -> None:
-        piece = scratch("piece", t.planes * (positions + t.reach), x.dtype)
-        convolve(
-            first, last, x, w.reshape(-1), y, base, strides, g.output, len(w) // groups,
-            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
-            piece, scratch("sums", positions, x.dtype),
-        )  # fmt: skip
-
-    images = len(x) * len(w)
-    parallel(work, images, images * prod(g.output) * (1 + prod(g.kernel) / 10))
-
-
-@njit(**LEAF, fastmath={"reassoc", "contract"})  # the compiler orders the sum, once for all
-def inner_product(a, b):  # type: ignore[no-untyped-def]
-    """The sum of a[i] b[i]."""
-    total = a.dtype.type(0)
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
-
-
-@leaf
-def add_products(gw, co, a, b, columns, count):  # type: ignore[no-untyped-def]
-    """gw[co, t] += the inner product of a and the part of b that tap t reads."""
-    for t in range(columns.size):
-        gw[co, t] += inner_product(a[:count], b[columns[t] : columns[t] + count])
-
-
-@leaf
-def spread_rows(out, pitch, a, at, size):  # type: ignore[no-untyped-def]
-    """The rows of a plane of ``size`` (D, H, W) from a[at] on, ``pitch`` apart."""
-    for row in range(size[1]):
-        copy_run(out, row * pitch, a, at + row * size[2], size[2])
+        rest, band = divmod(item, b.number)
+        n, v = divmod(rest, vectors)
+        lanes = min(width, shape[1] - v * width)
+        if channel <= 1024:  # small images follow each other too quickly for the processor to foresee them
+            for ahead in range(0, width * channel, width):
+                prefetch(flat, (n * shape[1] + (v + 1) * width) * channel + ahead)
+            for ahead in range(0, width * each * strides[0, 1], width):
+                prefetch(y, n * strides[0, 0] + v * width * each * strides[0, 1] + ahead)
+        low, high = read_rows(b, band, reads.made)
+        for d in range(t.depth.shape[1]):
+            lay_plane(flat, shape, n, d, v, t, step, (low, high), pixels, d * b.length * width, width, spare)
+        for e in range(each):
+            co = v * width * each + e
+            turn(flat_w, co * kernel, each * kernel, lanes, 1, kernel, weights, 0, width, spare)
+            for f in range(reads.made.shape[0]):
+                taps = reads.taps[f + 1] - reads.taps[f]
+                steps_f, columns_f = steps[reads.taps[f] :], columns[reads.taps[f] :]
+                outputs = (min((band + 1) * b.rows, reads.made[f, 1]) - band * b.rows) * reads.made[f, 2]
+                to = bases[f] + n * strides[f, 0] + co * strides[f, 1]
+                apart = (strides[f, 0], strides[f, 1] * each, strides[f, 2], strides[f, 3], strides[f, 4])
+                for od in range(reads.made[f, 0]):
+                    start = (od * reads.made[f, 1] + band * b.rows) * reads.made[f, 2]
+                    acc[: (outputs + ROWS) * width] = 0
+                    for q in range(0, outputs, ROWS):
+                        for m in range(ROWS):
+                            place = reads.at[reads.outputs[f] + start + min(q + m, outputs - 1)]
+                            rows[m] = (place - low * pitch) * width
+                        _rows(acc, q * width, width, pixels, rows, steps_f, weights, 0, columns_f, taps)
+                    store_channels(acc, 0, width, outputs, lanes, start, stored[f], y, to, apart, spare)
 
 
 @njit(nogil=True, cache=True)
-def correlate(  # type: ignore[no-untyped-def]
-    first, last, x, gy, gw, out,
-    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, cotangent,
-):  # fmt: skip
-    """Output channels [first, last): gw (C_out, K) from x (N, C_in, D, H, W) and gy (N, C_out, OD, OH, OW)."""
-    positions = (out[1] - 1) * pitch + out[2]
-    length = positions + reach
-    columns = tap_plane * length + tap_row * pitch + tap_column
-    pixels, flat = x.reshape(-1), gy.reshape(-1)
-    piece[: planes * length] = 0
-    cotangent[:positions] = 0
-    for co in range(first, last):
-        c = co // (gy.shape[1] // x.shape[1])
-        for n in range(x.shape[0]):
-            for od in range(out[0]):
-                lay_image(pixels, x.shape, n, c, od, depth, rows, runs, pitch, step, length, piece)
-                image = ((n * gy.shape[1] + co) * out[0] + od) * out[1] * out[2]
-                spread_rows(cotangent, pitch, flat, image, out)
-                add_products(gw, co, cotangent, piece, columns, positions)
+def correlate(first, last, x, t, step, b, reads, gy, gw, pixels, cotangents, acc):  # type: ignore[no-untyped-def]
+    """Items [first, last) of (share of the images, vector of input channels): gw (shares, C_out, K).
 
-
-def conv_weight(x: Array, gy: Array, g: Geometry) -> Array | None:
-    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, 1, *K); None where a result is not finite.
-
-    A zero between the rows of the cotangent may have met an infinity that no window reads.
+    x (N, C_in, D, H, W), gy (N, C_out, OD * OH * OW).
     """
-    t = tables(g)
-    gw = np.zeros((gy.shape[1], prod(g.kernel)))  # float64: images are added one after the other
-    positions = (g.output[1] - 1) * t.pitch + g.output[2]
+    width, shape, flat, flat_gy = VECTOR_BYTES // x.itemsize, x.shape, x.reshape(-1), gy.reshape(-1)
+    kernel, plane, each, vectors = gw.shape[2], gy.shape[2], gy.shape[1] // shape[1], -(-shape[1] // width)
+    made, pitch = reads.made[0], t.pitch
+    spare, rows = np.zeros(width * width, x.dtype), np.empty(ROWS, np.int64)
+    steps, columns = np.empty(b.rows * made[2], np.int64), np.arange(b.rows * made[2]) * width
+    total = np.empty(each * kernel * width)  # float64: bands and images are added one after the other
+    for item in range(first, last):
+        share, v = divmod(item, vectors)
+        lanes = min(width, shape[1] - v * width)
+        total[:] = 0
+        for n in range(share * shape[0] // gw.shape[0], (share + 1) * shape[0] // gw.shape[0]):
+            for band in range(b.number):
+                low, high = read_rows(b, band, reads.made)
+                for d in range(t.depth.shape[1]):
+                    lay_plane(flat, shape, n, d, v, t, step, (low, high), pixels, d * b.length * width, width, spare)
+                outputs = (min((band + 1) * b.rows, made[1]) - band * b.rows) * made[2]
+                for od in range(made[0]):
+                    start = (od * made[1] + band * b.rows) * made[2]
+                    for q in range(outputs):
+                        steps[q] = (reads.at[start + q] - low * pitch) * width
+                    for e in range(each):
+                        at = (n * gy.shape[1] + v * width * each + e) * plane + start
+                        turn(flat_gy, at, each * plane, lanes, 1, outputs, cotangents, 0, width, spare)
+                        acc[:] = 0
+                        for k in range(0, kernel, ROWS):
+                            for m in range(ROWS):
+                                rows[m] = reads.shift[min(k + m, kernel - 1)] * width
+                            if kernel - k == 1:
+                                _row(acc, k * width, width, pixels, rows, steps, cotangents, 0, columns, outputs)
+                            else:
+                                _rows(acc, k * width, width, pixels, rows, steps, cotangents, 0, columns, outputs)
+                        for j in range(kernel * width):
+                            total[e * kernel * width + j] += acc[j]
+        for e in range(each):
+            for lane in range(lanes):
+                for k in range(kernel):
+                    gw[share, (v * width + lane) * each + e, k] = total[(e * kernel + k) * width + lane]
 
-    def work(first: int, last: int) -> None:
-        piece = scratch("piece", t.planes * (positions + t.reach), x.dtype)
-        correlate(
-            first, last, x, gy, gw, g.output,
-            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
-            piece, scratch("sums", positions, x.dtype),
+
+# --------------------------------------------------------------------------------------------------
+# Calls
+
+
+def conv(x: Array, w: Array, g: Geometry) -> Array:
+    """x (N, C_in, D, H, W), w (C_out, 1, *K) to y (N, C_out, *O)."""
+    y = np.empty((len(x), len(w), *g.output), x.dtype)
+    _run(x, w, y, reading(g), np.arange(prod(g.kernel)), np.zeros(1, np.int64), np.array([element_strides(y)]))
+    return y
+
+
+def conv_input(gy: Array, w: Array, g: Geometry) -> Array:
+    """gy (N, C, *O), w (C, 1, *K) to gx (N, C, *I)."""
+    shape, found = (*gy.shape[:2], *g.size), transposed_reading(g)
+    if found is None:
+        return np.zeros(shape, gy.dtype)
+    r, taps, first = found
+    read = sum(prod(phase.made) for phase in r.phases) == prod(g.size)
+    gx = (np.empty if read else np.zeros)(shape, gy.dtype)
+    strides = np.array(element_strides(gx))
+    _run(gy, w, gx, r, taps, first @ strides[2:], np.tile(strides * (1, 1, *g.stride), (len(r.phases), 1)))
+    return gx
+
+
+def _run(x: Array, w: Array, y: Array, r: Reading, numbers: Array, bases: Array, strides: Array) -> None:
+    """The arguments as in ``convolve``."""
+    t, b, reads = _prepare(x, r)
+    width, w, stored = VECTOR_BYTES // x.itemsize, w.reshape(len(w), -1), reads.made
+    if reads.outputs[-1] == prod(y.shape[2:]) and len(stored) == 1:  # one row without gaps
+        strides, stored = np.array([[*strides[0, :2], 0, 0, 1]]), np.array([[1, 1, reads.outputs[-1]]])
+    longest = b.rows * max(phase.made[2] for phase in r.phases)
+
+    def work(begin: int, end: int) -> None:
+        pixels = scratch("pixels", (r.hull.output[0] * b.length + width) * width, x.dtype)
+        acc = scratch("sums", (longest + 2 * width) * width, x.dtype)
+        convolve(
+            begin, end, x, t, r.hull.stride[2], b, reads, w, numbers, y.reshape(-1), bases, strides, stored, pixels, acc
         )  # fmt: skip
 
-    parallel(work, len(gw), gy.size * (1 + prod(g.kernel) / 4))
-    return gw.astype(x.dtype).reshape(len(gw), 1, *g.kernel) if np.isfinite(gw).all() else None
+    images = len(x) * -(-x.shape[1] // width)
+    parallel(work, images * b.number, images * width * (prod(r.hull.output) + reads.outputs[-1]) / 4)
+
+
+def _prepare(x: Array, r: Reading) -> tuple[Tables, Bands, Lists]:
+    b = bands(r, VECTOR_BYTES // x.itemsize, x.itemsize)
+    return tables(r.hull), b, lists(r, b.length)
+
+
+def conv_weight(x: Array, gy: Array, g: Geometry) -> Array:
+    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, 1, *K)."""
+    r = reading(g)
+    t, b, reads = _prepare(x, r)
+    width, kernel, plane = VECTOR_BYTES // x.itemsize, prod(g.kernel), prod(g.output)
+    shares = max(1, min(_SHARES, len(x)))
+    gw = np.empty((shares, gy.shape[1], kernel))
+
+    def work(begin: int, end: int) -> None:
+        pixels = scratch("pixels", (r.hull.output[0] * b.length + width) * width, x.dtype)
+        cotangents = scratch("cotangents", (b.rows * g.output[2] + width) * width, x.dtype)
+        acc = scratch("sums", (kernel + ROWS) * width, x.dtype)
+        correlate(
+            begin, end, x, t, r.hull.stride[2], b, reads, gy.reshape(*gy.shape[:2], plane), gw, pixels, cotangents, acc
+        )  # fmt: skip
+
+    items = shares * -(-x.shape[1] // width)
+    parallel(work, items, x.shape[1] * len(x) * (prod(r.hull.output) + plane) / 4)
+    return gw.sum(0).astype(x.dtype).reshape(len(gw[0]), 1, *g.kernel)

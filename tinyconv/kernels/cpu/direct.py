@@ -113,19 +113,18 @@ def lay_piece(flat, shape, n, channels, od, start, length, depth, rows, runs, pi
 
 @njit(nogil=True, cache=True)
 def convolve(  # type: ignore[no-untyped-def]
-    first, last, x, w, y, base, strides, out, groups, block, chunk, parts,
-    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, acc, columns,
-):  # fmt: skip
+    first, last, x, w, y, base, strides, out, groups, block, chunk, parts, t, step, piece, acc, columns
+):
     """Items [first, last) of (image, group, depth, block of positions, part of the channels).
 
     x (N, C_in, D, H, W); w (C_out, C_in/G * K) flat; y flat, its element (n, co, od, oh, ow) at base + the sum of index
     times stride; out (OD, OH, OW).
     """
-    taps = tap_plane.size
+    taps, pitch = t.tap_plane.size, t.pitch
     c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
     positions = (out[1] - 1) * pitch + out[2]
     blocks = -(-positions // block)
-    flat = x.reshape(-1)
+    flat, steps = x.reshape(-1), np.arange(chunk * taps)
     for item in range(first, last):
         rest, part = divmod(item, parts)
         rest, b = divmod(rest, blocks)
@@ -133,22 +132,23 @@ def convolve(  # type: ignore[no-untyped-def]
         n, group = divmod(rest, groups)
         start = b * block
         count = min(block, positions - start)
-        length = count + reach
+        length = count + t.reach
         tiles = -(-c_out // ROWS)
         co_first, co_last = part * tiles // parts * ROWS, min((part + 1) * tiles // parts * ROWS, c_out)
         acc[: (co_last - co_first + ROWS - 1) // ROWS * ROWS * block] = 0
         for c in range(0, c_in, chunk):
             c_last = min(c + chunk, c_in)
             channels = (group * c_in + c, group * c_in + c_last)
-            lay_piece(flat, x.shape, n, channels, od, start, length, depth, rows, runs, pitch, step, piece)
+            lay_piece(flat, x.shape, n, channels, od, start, length, t.depth, t.rows, t.runs, pitch, step, piece)
             k = 0
             for channel in range(c_last - c):
-                for t in range(taps):
-                    columns[k] = (channel * planes + tap_plane[t]) * length + tap_row[t] * pitch + tap_column[t]
+                for tap in range(taps):
+                    plane = channel * t.planes + t.tap_plane[tap]
+                    columns[k] = plane * length + t.tap_row[tap] * pitch + t.tap_column[tap]
                     k += 1
             at = group * c_out + co_first
             multiply_block(
-                acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1, piece, 0, columns, k, count
+                acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, steps, piece, 0, columns, k, count
             )
         for co in range(co_first, co_last):
             to = base + n * strides[0] + (group * c_out + co) * strides[1] + od * strides[2]
@@ -170,18 +170,17 @@ def store_rows(acc, at, start, count, pitch, y, to, strides, across):  # type: i
 
 @njit(nogil=True, cache=True)
 def correlate(  # type: ignore[no-untyped-def]
-    first, last, x, gy, gw, out, groups, block, chunk,
-    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, turned, acc, total,
-):  # fmt: skip
+    first, last, x, gy, gw, out, groups, block, chunk, t, step, piece, turned, acc, total
+):
     """Items [first, last) of (group, chunk of its channels): gw (C_out, C_in/G, K) from all images and positions.
 
     x (N, C_in, D, H, W); gy flat, (N, C_out, OD * OH * OW).
     """
-    taps, width = tap_plane.size, VECTOR_BYTES // x.itemsize
+    taps, width, pitch = t.tap_plane.size, VECTOR_BYTES // x.itemsize, t.pitch
     c_in, c_out, plane = x.shape[1] // groups, gw.shape[0] // groups, out[1] * out[2]
     chunks = -(-c_in // chunk)
     high = -(-c_out // ROWS) * ROWS
-    columns, flat = np.empty(block, np.int64), x.reshape(-1)
+    columns, steps, flat = np.empty(block, np.int64), np.arange(block), x.reshape(-1)
     for item in range(first, last):
         group, c = item // chunks, item % chunks * chunk
         count = min(chunk, c_in - c)
@@ -195,17 +194,31 @@ def correlate(  # type: ignore[no-untyped-def]
                 for start in range(0, plane, block):
                     stop = min(start + block, plane)
                     begin = start // out[2] * pitch + start % out[2]
-                    length = (stop - 1) // out[2] * pitch + (stop - 1) % out[2] + 1 - begin + reach
-                    lay_piece(flat, x.shape, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
-                    transpose(piece, planes * length, count, turned, wide)
+                    length = (stop - 1) // out[2] * pitch + (stop - 1) % out[2] + 1 - begin + t.reach
+                    lay_piece(
+                        flat, x.shape, n, channels, od, begin, length, t.depth, t.rows, t.runs, pitch, step, piece
+                    )
+                    transpose(piece, t.planes * length, count, turned, wide)
                     for q in range(start, stop):
                         columns[q - start] = (q // out[2] * pitch + q % out[2] - begin) * wide
                     at = ((n * groups + group) * c_out * out[0] + od) * plane + start
-                    for t in range(taps):
-                        shift = (tap_plane[t] * length + tap_row[t] * pitch + tap_column[t]) * wide
-                        sums = acc[t * high * wide : (t + 1) * high * wide]
+                    for tap in range(taps):
+                        shift = (t.tap_plane[tap] * length + t.tap_row[tap] * pitch + t.tap_column[tap]) * wide
+                        sums = acc[tap * high * wide : (tap + 1) * high * wide]
                         multiply_block(
-                            sums, wide, gy, 0, c_out, out[0] * plane, at, 1, turned, shift, columns, stop - start, wide
+                            sums,
+                            wide,
+                            gy,
+                            0,
+                            c_out,
+                            out[0] * plane,
+                            at,
+                            steps,
+                            turned,
+                            shift,
+                            columns,
+                            stop - start,
+                            wide,
                         )
                     summed += stop - start
                     if summed >= 1024:  # long sums are made of shorter ones, which keeps their rounding small
@@ -215,9 +228,9 @@ def correlate(  # type: ignore[no-untyped-def]
                         summed = 0
         for co in range(c_out):
             for ci in range(count):
-                for t in range(taps):
-                    at = (t * high + co) * wide + ci
-                    gw[group * c_out + co, c + ci, t] = total[at] + acc[at]
+                for tap in range(taps):
+                    at = (tap * high + co) * wide + ci
+                    gw[group * c_out + co, c + ci, tap] = total[at] + acc[at]
 
 
 def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
@@ -242,8 +255,7 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
         acc = scratch("sums", (-(-c_out // ROWS // parts) + 1) * ROWS * block, x.dtype)
         columns = np.empty(chunk * prod(g.kernel), np.int64)
         convolve(
-            first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, chunk, parts,
-            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
+            first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, chunk, parts, t, g.stride[2],
             piece, acc, columns,
         )  # fmt: skip
 
@@ -267,8 +279,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
         turned = scratch("turned", (t.planes * longest + width) * wide, x.dtype)
         acc, total = (scratch(name, taps * high * wide, x.dtype) for name in ("sums", "total"))
         correlate(
-            first, last, x, gy.reshape(-1), gw, g.output, groups, block, chunk,
-            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
+            first, last, x, gy.reshape(-1), gw, g.output, groups, block, chunk, t, g.stride[2],
             piece, turned, acc, total,
         )  # fmt: skip
 

@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_every_second, copy_vector, multiply_tile, transpose_tile
+from tinyconv.kernels.cpu.simd import (
+    ROWS,
+    VECTOR_BYTES,
+    copy_every_second,
+    copy_to_every_second,
+    copy_vector,
+    multiply_tile,
+    transpose_tile,
+)
 
 _three, _two, _one = multiply_tile[ROWS, 3], multiply_tile[ROWS, 2], multiply_tile[ROWS, 1]
-_row_of_eight, _row_of_one = multiply_tile[1, 8], multiply_tile[1, 1]
 _vector, _half, _quarter = copy_vector[1], copy_vector[2], copy_vector[4]
 
 #: For functions that allocate nothing: without it Numba counts references to their arrays, one atomic operation for
@@ -20,8 +27,8 @@ leaf = njit(**LEAF)
 
 
 @njit(nogil=True, cache=True)
-def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
-    """acc[r, q] += sum over k of w[(first + r) * length + start + k * along] b[shift + columns[k] + q], q < count.
+def multiply_block(acc, pitch, w, first, last, length, start, steps, b, shift, columns, terms, count):  # type: ignore[no-untyped-def]
+    """acc[r, q] += sum over k of w[(first + r) * length + start + steps[k]] b[shift + columns[k] + q], q < count.
 
     For k < terms, in this order, on flat arrays. acc has rows of ``pitch``, and of them a multiple of
     ROWS; its columns and those of b beyond ``count`` are touched up to a whole vector.
@@ -36,31 +43,14 @@ def multiply_block(acc, pitch, w, first, last, length, start, along, b, shift, c
         while q < count:
             left = count - q
             if left > 2 * width:
-                _three(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
+                _three(acc, at + q, pitch, w, rows, steps, b, shift + q, columns, terms)
                 q += 3 * width
             elif left > width:
-                _two(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
+                _two(acc, at + q, pitch, w, rows, steps, b, shift + q, columns, terms)
                 q += 2 * width
             else:
-                _one(acc, at + q, pitch, w, rows, along, b, shift + q, columns, terms)
+                _one(acc, at + q, pitch, w, rows, steps, b, shift + q, columns, terms)
                 q += width
-
-
-@leaf
-def multiply_row(acc, w, row, b, columns, terms, count):  # type: ignore[no-untyped-def]
-    """acc[q] += sum over k < terms of w[row[0] + k] b[columns[k] + q], q < count: one row, in long tiles.
-
-    Columns of acc and b beyond ``count`` are touched up to eight vectors.
-    """
-    width = VECTOR_BYTES // acc.itemsize
-    q = 0
-    while q < count:
-        if count - q > 4 * width:
-            _row_of_eight(acc, q, 0, w, row, 1, b, q, columns, terms)
-            q += 8 * width
-        else:
-            _row_of_one(acc, q, 0, w, row, 1, b, q, columns, terms)
-            q += width
 
 
 @leaf
@@ -112,9 +102,13 @@ def copy_strided_run(out, to, a, at, step, count):  # type: ignore[no-untyped-de
 
 @njit(nogil=True, inline="always")
 def copy_to_strided_run(out, to, step, a, at, count):  # type: ignore[no-untyped-def]
-    """out[to + j * step] = a[at + j] for j < count, on flat arrays."""
+    """out[to + j * step] = a[at + j] for j < count, on flat arrays; a may be read up to a vector beyond."""
+    width = VECTOR_BYTES // a.itemsize
     if step == 1:
         copy_run(out, to, a, at, count)
+    elif step == 2:
+        for j in range(0, count, width):
+            copy_to_every_second(out, to + 2 * j, a, at + j, min(width, count - j))
     else:
         for j in range(count):
             out[to + j * step] = a[at + j]

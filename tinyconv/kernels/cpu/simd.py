@@ -56,13 +56,23 @@ def _repeat(builder: Any, number: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
-def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
+def _opaque(builder: Any, number: Any) -> Any:
+    """The same integer, by an empty piece of assembly that the compiler cannot look into.
+
+    Where it sees that several addresses have a part in common, it adds them up as a vector and takes them apart again,
+    which makes the tile three times slower.
+    """
+    kind = ir.FunctionType(number.type, [number.type])
+    return builder.asm(kind, "", "=r,0", [number], False)
+
+
+def _multiply_tile(rows_of_tile: int, vectors: int, lanewise: bool = False) -> Any:
     @intrinsic
     def multiply(
-        typing: Any, acc: Any, at: Any, pitch: Any, a: Any, rows: Any, along: Any, b: Any, shift: Any, cols: Any, n: Any
+        typing: Any, acc: Any, at: Any, pitch: Any, a: Any, rows: Any, steps: Any, b: Any, shift: Any, cols: Any, n: Any
     ) -> Any:
         i = types.intp
-        signature = types.void(acc, i, i, a, rows, i, b, i, cols, i)
+        signature = types.void(acc, i, i, a, rows, steps, b, i, cols, i)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds = signature.args
@@ -72,7 +82,9 @@ def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
             width, count = vector.count, args[9]
             name = f"llvm.fmuladd.v{width}f{8 * size}"
             fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-            acc_p, a_p, rows_p, b_p, cols_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 3, 4, 6, 8))
+            acc_p, a_p, rows_p, steps_p, b_p, cols_p = (
+                _data(context, builder, kinds[p], args[p]) for p in (0, 3, 4, 5, 6, 8)
+            )
             b_p = builder.gep(b_p, [args[7]])
             places = [(m, v) for m in range(rows_of_tile) for v in range(vectors)]
             slots = {}
@@ -97,9 +109,12 @@ def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
                 builder.load(_vector_at(builder, b_p, builder.add(column, _integer(v * width)), vector), align=size)
                 for v in range(vectors)
             ]
-            added, position = {}, builder.mul(step, args[5])
+            added, position = {}, _opaque(builder, builder.load(builder.gep(steps_p, [step])))
             for m in range(rows_of_tile):
-                factor = _repeat(builder, builder.load(builder.gep(factors[m], [position])), vector)
+                if lanewise:
+                    factor = builder.load(_vector_at(builder, factors[m], position, vector), align=size)
+                else:
+                    factor = _repeat(builder, builder.load(builder.gep(factors[m], [position])), vector)
                 for v in range(vectors):
                     added[m, v] = builder.call(fma, [factor, b_v[v], sums[m, v]])
             after = builder.add(step, _integer(1))
@@ -124,11 +139,15 @@ def _multiply_tile(rows_of_tile: int, vectors: int) -> Any:
     return multiply
 
 
-#: multiply_tile[rows, vectors](acc, at, pitch, a, rows, along, b, shift, columns, n), on flat arrays:
+#: multiply_tile[rows, vectors](acc, at, pitch, a, rows, steps, b, shift, columns, n), on flat arrays:
 #: for m < rows and l < vectors * LANES
-#:     acc[at + m*pitch + l] += sum over t < n of a[rows[m] + t*along] * b[shift + columns[t] + l]
+#:     acc[at + m*pitch + l] += sum over t < n of a[rows[m] + steps[t]] * b[shift + columns[t] + l]
 #: in the order of t. Nothing checks that the indices lie inside.
-multiply_tile = {shape: _multiply_tile(*shape) for shape in ((ROWS, 3), (ROWS, 2), (ROWS, 1), (1, 8), (1, 1))}
+multiply_tile = {shape: _multiply_tile(*shape) for shape in ((ROWS, 3), (ROWS, 2), (ROWS, 1))}
+
+#: multiply_lanes[rows], with the same arguments: each lane has numbers of its own,
+#:     acc[at + m*pitch + l] += sum over t < n of a[rows[m] + steps[t] + l] * b[shift + columns[t] + l]
+multiply_lanes = {rows: _multiply_tile(rows, 1, lanewise=True) for rows in (ROWS, 1)}
 
 
 @intrinsic
@@ -160,6 +179,45 @@ def transpose_tile(typing: Any, out: Any, to: Any, out_pitch: Any, a: Any, at: A
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _deal_tile(rows: int) -> Any:
+    @intrinsic
+    def deal(typing: Any, out: Any, to: Any, pitch: Any, a: Any, at: Any) -> Any:
+        signature = types.void(out, types.intp, types.intp, a, types.intp)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kinds = signature.args
+            element = context.get_value_type(kinds[0].dtype)
+            size = context.get_abi_sizeof(element)
+            width = lanes(size)
+            vector = ir.VectorType(element, width)
+            out_p, a_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 3))
+            places = [builder.add(args[4], _integer(i * width)) for i in range(rows)]
+            dealt = [builder.load(_vector_at(builder, a_p, place, vector), align=size) for place in places]
+            evens = [2 * n for n in range(width)]
+            masks = [
+                ir.Constant(ir.VectorType(ir.IntType(32), width), mask) for mask in (evens, [n + 1 for n in evens])
+            ]
+            for _ in range(rows.bit_length() - 1):  # every second number into the first half of the rows
+                dealt = [
+                    builder.shuffle_vector(dealt[2 * i], dealt[2 * i + 1], mask)
+                    for mask in masks
+                    for i in range(rows // 2)
+                ]
+            for i, row in enumerate(dealt):
+                offset = builder.add(args[1], builder.mul(args[2], _integer(i)))
+                builder.store(row, _vector_at(builder, out_p, offset, vector), align=size)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return deal
+
+
+#: deal_tile[rows](out, to, pitch, a, at), on flat arrays:
+#: out[to + i*pitch + j] = a[at + j*rows + i] for i < rows and j < LANES.
+deal_tile = {rows: _deal_tile(rows) for rows in (4, 8)}
 
 
 def _copy_vector(part: int) -> Any:
@@ -205,6 +263,36 @@ def copy_every_second(typing: Any, out: Any, to: Any, a: Any, at: Any) -> Any:
         places = [2 * j if 2 * j < width else 2 * j + 1 for j in range(width)]
         mask = ir.Constant(ir.VectorType(ir.IntType(32), width), places)
         builder.store(builder.shuffle_vector(low, high, mask), _vector_at(builder, out_p, args[1], vector), align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def copy_to_every_second(typing: Any, out: Any, to: Any, a: Any, at: Any, count: Any) -> Any:
+    """out[to + 2j] = a[at + j] for j < count <= LANES, on flat arrays; a is read up to a vector."""
+    signature = types.void(out, types.intp, a, types.intp, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+        element = context.get_value_type(kinds[0].dtype)
+        size = context.get_abi_sizeof(element)
+        width, number = lanes(size), ir.IntType(32)
+        vector, flags = ir.VectorType(element, width), ir.VectorType(ir.IntType(1), width)
+        out_p, a_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 2))
+        numbers = builder.load(_vector_at(builder, a_p, args[3], vector), align=size)
+        kind = ir.FunctionType(ir.VoidType(), [vector, vector.as_pointer(), number, flags])
+        name = f"llvm.masked.store.v{width}f{8 * size}.p0"
+        store = cgutils.get_or_insert_function(builder.module, kind, name)
+        count = _repeat(builder, builder.trunc(args[4], number), ir.VectorType(number, width))
+        # What lies between is not written: it may be another thread's.
+        even = ir.Constant(flags, [lane % 2 == 0 for lane in range(width)])
+        for half in range(2):
+            places = ir.Constant(ir.VectorType(number, width), [(half * width + lane) // 2 for lane in range(width)])
+            mask = builder.and_(even, builder.icmp_signed("<", places, count))
+            spread = builder.shuffle_vector(numbers, numbers, places)
+            place = _vector_at(builder, out_p, builder.add(args[1], _integer(half * width)), vector)
+            builder.call(store, [spread, place, ir.Constant(number, size), mask])
         return context.get_dummy_value()
 
     return signature, generate

@@ -1,222 +1,529 @@
-"""Convolution as a matrix product with columns of pixels, a tile of them at a time.
+"""Convolution as a matrix product whose columns are never built: a tile reads its pixels wherever they lie.
 
-Idea. Written as a column for each output position, with a row for each tap of each channel, the pixels turn a
-convolution into one matrix product ("im2col"). All columns together are K times the image, so they are made for a block
-of positions at a time, which stays in the cache until every output channel has used it. A block holds neighbours in the
-order of the output, images after each other: nothing is computed that is not wanted, however small the images are.
+Idea. "im2col" makes one matrix product of a convolution, with a column of pixels for each output: K times the images
+in memory. But a tile of a product needs no more of a column than the address where each of its numbers is. So turn the
+padded images around, until the channels of a pixel are neighbours; then let a tile take eight outputs, wherever they
+are, and run over taps and channels:
 
-Cost. 2 C_out C_in K operations a position, and C_in K numbers copied: best for small images with many output channels,
-where the copies are used often; for few input channels in the weight gradient, whose vectors run over all taps of them.
-Source: Chellapilla, Puri and Simard, "High performance convolutional neural networks for document processing", 2006.
+    y[p, co]      = sum over ci, k   pixels[at(p) + shift(k), ci] w[co, ci, k]
+    gw[co, k, ci] = sum over p       gy[p, co] pixels[at(p) + shift(k), ci]
+
+The list ``at`` runs over all images, so small images cost no more than large ones; a stride only spaces it out, and
+nothing is computed that is not wanted. The vectors run over channels: the weights are turned around as well, so that
+those of neighbouring output channels are neighbours, a panel at a time that stays in the cache.
+
+Cost. 2 C_out C_in K operations an output; each pixel and each output is turned around once, each weight once for a
+block of outputs. Best for small images, strides and many channels; for few channels the vectors are half empty.
+Source of the columns: Chellapilla, Puri and Simard, "High performance convolutional neural networks for document
+processing", 2006; of leaving them out: Chetlur et al., "cuDNN: efficient primitives for deep learning", 2014.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from tinyconv.geometry import Geometry
-from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.cpu.direct import lay_piece, tables
-from tinyconv.kernels.cpu.memory import scratch
-from tinyconv.kernels.cpu.product import copy_to_strided_run, leaf, multiply_block, transpose
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, prefetch
+from tinyconv.geometry import Geometry, Sizes
+from tinyconv.kernels.arrays import Array, scratch_limit
+from tinyconv.kernels.cpu.direct import tables
+from tinyconv.kernels.cpu.memory import element_strides, scratch
+from tinyconv.kernels.cpu.product import copy_run, copy_strided_run, copy_to_strided_run, leaf
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, deal_tile, multiply_tile, transpose_tile
 from tinyconv.kernels.threads import get_num_threads, parallel
 
-_vector = copy_vector[1]
+_three, _two, _one = multiply_tile[ROWS, 3], multiply_tile[ROWS, 2], multiply_tile[ROWS, 1]
+_deal_four, _deal_eight = deal_tile[4], deal_tile[8]
+
+_VECTORS = 3  # of channels, that a tile spans at most
+_POSITIONS = 1024  # outputs of a block, of all phases together
+_PANEL = 256 << 10  # bytes of the weights that are turned around at a time
+_SUMS = 256 << 10  # bytes of the weight gradients that are summed at a time
+_STEPS = 128  # outputs that a tile of the weight gradient sums at a time
+
+# --------------------------------------------------------------------------------------------------
+# Which pixels are read
+
+
+class Phase(NamedTuple):
+    """Outputs whose tap k reads, for output o, the pixel o * step + k * dilation + start of the hull on each axis."""
+
+    made: Sizes
+    start: Sizes
+    step: Sizes
+    dilation: Sizes
+    kernel: Sizes
+
+
+class Reading(NamedTuple):
+    """A direct map has one phase; a transposed one has one for each remainder of its outputs modulo the stride."""
+
+    hull: Geometry  # of the padded images, as windows of one pixel
+    phases: tuple[Phase, ...]
+
+
+class Lists(NamedTuple):
+    """A reading in numbers of pixels, the phases one after the other."""
+
+    at: Array  # (outputs,) of each output: the pixel that its tap (0, 0, 0) reads
+    shift: Array  # (taps,) of each tap: how much further on it reads
+    outputs: Array  # (phases + 1,) where the outputs of each phase begin
+    taps: Array  # (phases + 1,) and its taps
+    made: Array  # (phases, 3) outputs on each axis
+
+
+@lru_cache(maxsize=256)
+def reading(g: Geometry) -> Reading:
+    """The reading of a direct map. Where an axis has one tap, its hull keeps only the pixels that are read."""
+    axes = list(zip(g.size, g.kernel, g.stride, g.padding, g.output))
+    steps = tuple(s if k == 1 else 1 for _, k, s, _, _ in axes)
+    pixels = tuple(o if k == 1 else size + sum(padding) for size, k, _, padding, o in axes)
+    hull = Geometry(g.size, (1, 1, 1), steps, g.padding, (1, 1, 1), pixels)
+    strides = tuple(1 if k == 1 else s for _, k, s, _, _ in axes)
+    return Reading(hull, (Phase(g.output, (0, 0, 0), strides, g.dilation, g.kernel),))
+
+
+@lru_cache(maxsize=256)
+def transposed_reading(g: Geometry) -> tuple[Reading, Array, Array] | None:
+    """The reading of a transposed map, the number of each tap in it, and the first output (phases, 3) of each phase.
+
+    None where all windows lie beside the image.
+    """
+    phases = [phase for phase in g.transposed_phases() if min(phase.kernel)]
+    if not phases:
+        return None
+    low = np.max([phase.before for phase in phases], 0)
+    last = [
+        np.subtract(p.made, 1) + np.subtract(p.kernel, 1) * np.array(p.dilation) - np.array(p.before) for p in phases
+    ]
+    high = np.max(last, 0) - g.output + 1
+    padding = tuple((int(before), int(after)) for before, after in zip(low, high))
+    pixels = tuple(int(n) for n in low + g.output + high)
+    hull = Geometry(g.output, (1, 1, 1), (1, 1, 1), padding, (1, 1, 1), pixels)
+    readers = (Phase(p.made, tuple(low - p.before), (1, 1, 1), p.dilation, p.kernel) for p in phases)
+    numbers = np.arange(prod(g.kernel)).reshape(g.kernel)
+    taps = np.concatenate([numbers[phase.taps].reshape(-1) for phase in phases])
+    first = np.array([[pixels.start for pixels in phase.pixels] for phase in phases])
+    return Reading(hull, tuple(readers)), taps, first
+
+
+@lru_cache(maxsize=256)
+def lists(r: Reading, length: int) -> Lists:
+    """The lists of a reading, with ``length`` pixels from a plane of depth to the next."""
+    pitches = np.array([length, r.hull.output[2], 1])
+
+    def places(counts: Sizes, steps: Sizes, start: Sizes) -> Array:
+        axes = [(first + step * np.arange(n)) * p for first, n, step, p in zip(start, counts, steps, pitches)]
+        return (axes[0][:, None, None] + axes[1][:, None] + axes[2]).reshape(-1)
+
+    at = [places(p.made, p.step, p.start) for p in r.phases]
+    shift = [places(p.kernel, p.dilation, (0, 0, 0)) for p in r.phases]
+    outputs, taps = (np.cumsum([0, *map(len, parts)]) for parts in (at, shift))
+    return Lists(np.concatenate(at), np.concatenate(shift), outputs, taps, np.array([p.made for p in r.phases]))
+
+
+# --------------------------------------------------------------------------------------------------
+# Turning around
+
+
+@njit(nogil=True, inline="always")
+def turn_row(a, at, apart, lanes, step, count, out, to, wide, spare):  # type: ignore[no-untyped-def]
+    """out[to + j * wide + lane] = a[at + lane * apart + j * step] for j < count and up to a vector of lanes.
+
+    Whole squares of vectors are written: what stands beyond the last j is lost.
+    """
+    width = VECTOR_BYTES // a.itemsize
+    for j in range(0, count, width):
+        if step == 1 and lanes == width and at + (width - 1) * apart + j + width <= a.size:
+            transpose_tile(out, to + j * wide, wide, a, at + j, apart)
+        else:
+            for lane in range(lanes):
+                source = at + lane * apart + j * step
+                copy_strided_run(spare, lane * width, a, source, step, min(width, count - j))
+            transpose_tile(out, to + j * wide, wide, spare, 0, width)
+
+
+turn = leaf(turn_row.py_func)
 
 
 @leaf
-def lay_columns(  # type: ignore[no-untyped-def]
-    flat, shape, n, channels, od, start, stop, across, depth, rows, runs, tap_plane, tap_row, tap_column, step,
-    pitch, reach, planes, piece, columns, row_length, at,
-):  # fmt: skip
-    """columns[(c, tap), at + position - start], positions [start, stop) of the output plane od, rows of ``across``.
+def turn_taps(w, at, apart, lanes, taps, count, out, to, wide, spare):  # type: ignore[no-untyped-def]
+    """out[to + (j * taps + t) * wide + lane] = w[at + j * apart + lane * taps + t] for j < count; as in ``turn``."""
+    width = VECTOR_BYTES // w.itemsize
+    for j in range(count):
+        source, target = at + j * apart, to + j * taps * wide
+        whole = lanes == width
+        if whole and taps == 1:
+            copy_run(out, target, w, source, width)
+        elif whole and taps == 4:
+            _deal_four(out, target, wide, w, source)
+        elif whole and taps == 8:
+            _deal_eight(out, target, wide, w, source)
+        elif whole and source + (width - 1) * taps + -(-taps // width) * width <= w.size:
+            for t in range(0, taps, width):
+                transpose_tile(out, target + t * wide, wide, w, source + t, taps)
+        else:
+            for t in range(0, taps, width):
+                for lane in range(lanes):
+                    copy_run(spare, lane * width, w, source + lane * taps + t, min(width, taps - t))
+                transpose_tile(out, target + t * wide, wide, spare, 0, width)
 
-    Whole vectors are written, so up to a vector beyond the last position.
+
+@njit(nogil=True, inline="always")
+def clear(out, at, wide, count):  # type: ignore[no-untyped-def]
+    """Zero in a vector of channels of ``count`` pixels."""
+    width = VECTOR_BYTES // out.itemsize
+    for j in range(count):
+        for lane in range(width):
+            out[at + j * wide + lane] = 0
+
+
+@leaf
+def lay_plane(flat, shape, n, d, v, t, step, band, out, to, wide, spare):  # type: ignore[no-untyped-def]
+    """A vector of channels of a band of rows of an image, padded. Row by row: what is lost, the next row writes."""
+    width, pitch = VECTOR_BYTES // flat.itemsize, t.pitch
+    lanes, inside, count = min(width, shape[1] - v * width), t.runs[0, 0], t.runs[0, 1]
+    id_, channel = t.depth[0, d], shape[2] * shape[3] * shape[4]
+    image = (n * shape[1] + v * width) * channel + id_ * shape[3] * shape[4] + t.runs[0, 2]
+    for u in range(band[0], band[1]):
+        row, ih = to + (u - band[0]) * pitch * wide, t.rows[0, u]
+        if id_ < 0 or ih < 0:
+            clear(out, row, wide, pitch)
+        else:
+            clear(out, row, wide, inside)
+            turn_row(flat, image + ih * shape[4], channel, lanes, step, count, out, row + inside * wide, wide, spare)
+            clear(out, row + (inside + count) * wide, wide, pitch - inside - count)
+
+
+@njit(nogil=True, cache=True)
+def lay_pixels(first, last, flat, shape, n_first, planes, t, step, wide, length, out):  # type: ignore[no-untyped-def]
+    """Items [first, last) of (image, plane of depth, vector of channels): out[plane, position, channel].
+
+    ``length`` positions from a plane to the next; ``wide`` numbers from position to position.
     """
     width = VECTOR_BYTES // flat.itemsize
-    begin = start // across * pitch + start % across
-    length = (stop - 1) // across * pitch + (stop - 1) % across + 1 - begin + reach
-    lay_piece(flat, shape, n, channels, od, begin, length, depth, rows, runs, pitch, step, piece)
-    row = at
-    for c in range(channels[1] - channels[0]):
-        for t in range(tap_plane.size):
-            source = (c * planes + tap_plane[t]) * length + tap_row[t] * pitch + tap_column[t]
-            position = start
-            while position < stop:
-                oh = position // across
-                ow = position - oh * across
-                wide = min(across - ow, stop - position)
-                for j in range(0, wide, width):
-                    _vector(columns, row + position - start + j, piece, source + oh * pitch + ow - begin + j)
-                position += wide
-            row += row_length
+    vectors = -(-shape[1] // width)
+    spare = np.zeros(width * width, flat.dtype)
+    for item in range(first, last):
+        plane, v = divmod(item, vectors)
+        n, d = divmod(plane, planes)
+        band, to = (0, t.rows.shape[1]), plane * length * wide + v * width
+        lay_plane(flat, shape, n_first + n, d, v, t, step, band, out, to, wide, spare)
+
+
+@njit(nogil=True, cache=True)
+def merge_images(first, last, flat, shape, out):  # type: ignore[no-untyped-def]
+    """Channels [first, last) of ``shape`` (N, C, plane): out[channel, n * plane + position]."""
+    images, channels, plane = shape
+    for c in range(first, last):
+        for n in range(images):
+            copy_run(out, (c * images + n) * plane, flat, (n * channels + c) * plane, plane)
+
+
+@leaf
+def store_channels(acc, at, across, count, lanes, start, made, y, base, strides, spare):  # type: ignore[no-untyped-def]
+    """A vector of channels of outputs [start, start + count), ``made`` (OD, OH, OW) of an image, row by row."""
+    width = VECTOR_BYTES // acc.itemsize
+    position = 0
+    while position < count:
+        row = (start + position) // made[2]
+        ow = start + position - row * made[2]
+        plane = row // made[1]
+        n = plane // made[0]
+        long = min(made[2] - ow, count - position)
+        to = base + n * strides[0] + (plane - n * made[0]) * strides[2] + (row - plane * made[1]) * strides[3]
+        to += ow * strides[4]
+        for j in range(0, long, width):
+            source = at + (position + j) * across
+            if strides[4] == 1 and lanes == width and j + width <= long:
+                transpose_tile(y, to + j, strides[1], acc, source, across)
+            else:
+                transpose_tile(spare, 0, width, acc, source, across)
+                for lane in range(lanes):
+                    place = to + lane * strides[1] + j * strides[4]
+                    copy_to_strided_run(y, place, strides[4], spare, lane * width, min(width, long - j))
+        position += long
+
+
+# --------------------------------------------------------------------------------------------------
+# Products
+
+
+@leaf
+def multiply(acc, to, pitch, a, rows, steps, b, shift, columns, terms, vectors):  # type: ignore[no-untyped-def]
+    """A tile of one to three vectors."""
+    if vectors == 3:
+        _three(acc, to, pitch, a, rows, steps, b, shift, columns, terms)
+    elif vectors == 2:
+        _two(acc, to, pitch, a, rows, steps, b, shift, columns, terms)
+    else:
+        _one(acc, to, pitch, a, rows, steps, b, shift, columns, terms)
 
 
 @njit(nogil=True, cache=True)
 def convolve(  # type: ignore[no-untyped-def]
-    first, last, x, w, y, base, strides, out, groups, block, row_length, chunk, parts,
-    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, columns, acc,
+    first, last, pixels, image, images, wide, reads, w, kernel, numbers, transposed, channels, groups, parts, block,
+    chunk, y, bases, strides, panel, acc,
 ):  # fmt: skip
-    """Items [first, last) of (group, block of positions, part of the channels); arguments as in direct.convolve."""
-    taps, plane = tap_plane.size, out[1] * out[2]
-    c_in, c_out = x.shape[1] // groups, w.size // (x.shape[1] // groups * taps) // groups
-    positions = x.shape[0] * out[0] * plane
-    blocks = -(-positions // block)
-    at_row, flat = np.arange(chunk * taps) * row_length, x.reshape(-1)
+    """Items [first, last) of (group, part of the output channels, block of outputs of each phase).
+
+    pixels as ``lay_pixels`` has them, ``image`` positions an image; channels (C_in, C_out) of a group; w flat, of
+    (C_out, C_in, K) or, where ``transposed``, (C_in, C_out, K); ``numbers`` of the taps in it; y flat, output o of
+    phase f at bases[f] + the sum of index times strides[f].
+    """
+    width = VECTOR_BYTES // w.itemsize
+    c_in, c_out = channels
+    vectors, phases = -(-c_out // width), reads.made.shape[0]
+    plane = reads.outputs[1:] - reads.outputs[:-1]
+    blocks = -(-plane.max() * images // block)
+    places, rows = np.empty(phases * block, np.int64), np.empty(ROWS, np.int64)
+    steps, columns = np.empty(chunk * kernel, np.int64), np.empty(chunk * kernel, np.int64)
+    spare = np.zeros(width * width, w.dtype)
     for item in range(first, last):
-        rest, part = divmod(item, parts)
-        group, b = divmod(rest, blocks)
-        start, stop = b * block, min((b + 1) * block, positions)
-        tiles = -(-c_out // ROWS)
-        co_first, co_last = part * tiles // parts * ROWS, min((part + 1) * tiles // parts * ROWS, c_out)
-        acc[: (co_last - co_first + ROWS - 1) // ROWS * ROWS * block] = 0
+        rest, b = divmod(item, blocks)
+        group, part = divmod(rest, parts)
+        low, high = part * vectors // parts, (part + 1) * vectors // parts
+        across, start = (high - low) * width, b * block
+        for f in range(phases):
+            for q in range(start, min(start + block, plane[f] * images)):
+                n, output = divmod(q, plane[f])
+                places[f * block + q - start] = (reads.at[reads.outputs[f] + output] + n * image) * wide
+        acc[: phases * block * across] = 0
         for c in range(0, c_in, chunk):
-            c_last = min(c + chunk, c_in)
-            channels = (group * c_in + c, group * c_in + c_last)
-            position = start
-            while position < stop:
-                slab, low = divmod(position, plane)
-                n, od = divmod(slab, out[0])
-                high = min(plane, low + stop - position)
-                lay_columns(
-                    flat, x.shape, n, channels, od, low, high, out[2], depth, rows, runs, tap_plane, tap_row,
-                    tap_column, step, pitch, reach, planes, piece, columns, row_length, position - start,
-                )  # fmt: skip
-                position += high - low
-            at, terms = group * c_out + co_first, (c_last - c) * taps
-            multiply_block(
-                acc, block, w, at, group * c_out + co_last, c_in * taps, c * taps, 1,
-                columns, 0, at_row, terms, stop - start,
-            )  # fmt: skip
-        for co in range(co_first, co_last):
-            to = base + (group * c_out + co) * strides[1]
-            store_positions(acc, (co - co_first) * block, start, stop, out, y, to, strides)
-
-
-@leaf
-def store_positions(acc, at, start, stop, out, y, to, strides):  # type: ignore[no-untyped-def]
-    """Output positions [start, stop) of one channel, in the order n, od, oh, ow."""
-    width = VECTOR_BYTES // acc.itemsize
-    position = start
-    while position < stop:
-        row, ow = position // out[2], position % out[2]
-        plane, oh = row // out[1], row % out[1]
-        wide = min(out[2] - ow, stop - position)
-        first = to + plane // out[0] * strides[0] + plane % out[0] * strides[2] + oh * strides[3] + ow * strides[4]
-        if strides[4] == 1:
-            for j in range(0, wide, width):  # the next channel's row
-                prefetch(y, first + strides[1] + j)
-        copy_to_strided_run(y, first, strides[4], acc, at + position - start, wide)
-        position += wide
+            count = min(chunk, c_in - c)
+            for v in range(low, high):
+                lanes, to = min(width, c_out - v * width), (v - low) * width
+                if transposed:
+                    at = ((group * c_in + c) * c_out + v * width) * kernel
+                    turn_taps(w, at, c_out * kernel, lanes, kernel, count, panel, to, across, spare)
+                else:
+                    at = ((group * c_out + v * width) * c_in + c) * kernel
+                    turn(w, at, c_in * kernel, lanes, 1, count * kernel, panel, to, across, spare)
+            for f in range(phases):
+                terms = 0
+                for j in range(count):
+                    for t in range(reads.taps[f], reads.taps[f + 1]):
+                        steps[terms] = reads.shift[t] * wide + group * c_in + c + j
+                        columns[terms] = (j * kernel + numbers[t]) * across
+                        terms += 1
+                outputs = min(block, plane[f] * images - start)
+                for q in range(0, outputs, ROWS):
+                    for m in range(ROWS):  # beyond the last output: computed and never looked at
+                        rows[m] = places[f * block + min(q + m, outputs - 1)]
+                    to = (f * block + q) * across
+                    multiply(acc, to, across, pixels, rows, steps, panel, 0, columns, terms, high - low)
+        for f in range(phases):
+            outputs = min(block, plane[f] * images - start)
+            for v in range(low, high):
+                at, co = (f * block) * across + (v - low) * width, group * c_out + v * width
+                lanes, to = min(width, c_out - v * width), bases[f] + co * strides[f, 1]
+                store_channels(acc, at, across, outputs, lanes, start, reads.made[f], y, to, strides[f], spare)
 
 
 @njit(nogil=True, cache=True)
 def correlate(  # type: ignore[no-untyped-def]
-    first, last, x, gy, gw, out, groups, block, row_length, chunk,
-    depth, rows, runs, step, tap_plane, tap_row, tap_column, pitch, reach, planes, piece, columns, turned, acc, total,
+    first, last, pixels, image, images, wide, reads, gy, stretch, apart, channels, groups, parts, tiles, gw, acc, sums,
+    size, turned, begin, end,
 ):  # fmt: skip
-    """Items [first, last) of (group, chunk of its channels): gw (C_out, C_in/G, K), as in direct.correlate."""
-    taps, width, plane = tap_plane.size, VECTOR_BYTES // x.itemsize, out[1] * out[2]
-    c_in, c_out = x.shape[1] // groups, gw.shape[0] // groups
-    chunks = -(-c_in // chunk)
-    high = -(-c_out // ROWS) * ROWS
-    flat = x.reshape(-1)
-    for item in range(first, last):
-        group, c = item // chunks, item % chunks * chunk
-        terms = min(chunk, c_in - c) * taps
-        wide = -(-terms // width) * width
-        at_row = np.arange(block) * wide
-        acc[: high * wide] = 0
-        total[: high * wide] = 0
-        summed = 0
-        channels = (group * c_in + c, group * c_in + min(c + chunk, c_in))
-        for slab in range(x.shape[0] * out[0]):
-            n, od = divmod(slab, out[0])
-            for start in range(0, plane, block):
-                stop = min(start + block, plane)
-                lay_columns(
-                    flat, x.shape, n, channels, od, start, stop, out[2], depth, rows, runs, tap_plane, tap_row,
-                    tap_column, step, pitch, reach, planes, piece, columns, row_length, 0,
-                )  # fmt: skip
-                transpose(columns, row_length, terms, turned, wide)
-                at = ((n * groups + group) * c_out * out[0] + od) * plane + start
-                multiply_block(
-                    acc, wide, gy, 0, c_out, out[0] * plane, at, 1, turned, 0, at_row, stop - start, wide
-                )  # fmt: skip
-                summed += stop - start
-                if summed >= 1024:
-                    for j in range(high * wide):
-                        total[j] += acc[j]
-                    acc[: high * wide] = 0
-                    summed = 0
-        for co in range(c_out):
-            for k in range(terms):
-                gw[group * c_out + co, c + k // taps, k % taps] = total[co * wide + k] + acc[co * wide + k]
+    """Items [first, last) of (group, part of the input channels, of the output channels): gw (C_out, C_in/G, K).
 
-
-_SUMS, _COLUMNS = 192 << 10, 384 << 10  # bytes of a block's sums and of its columns: both stay in the second cache
-
-
-def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
-    """The convolution of x (N, C_in, D, H, W) with w (C_out, C_in/G * K) into the flat array y.
-
-    Element (n, co, od, oh, ow) goes to ``base`` + the sum of index times stride.
+    gy[long, channel, position]: stretches of positions, ``apart`` from one to the next. Of a sum over many positions,
+    parts are added up in ``sums``, ``size`` numbers an item, from the images that ``begin`` to those that ``end`` it.
     """
-    t = tables(g)
-    c_in, c_out, taps = x.shape[1] // groups, len(w) // groups, prod(g.kernel)
-    width = VECTOR_BYTES // x.itemsize
-    whole = 3 * width  # positions of a tile
-    positions = len(x) * prod(g.output)
-    block = (
-        min(max(1, -(-positions // whole)), 384 // whole, max(2, _SUMS // x.itemsize // min(c_out, 512) // whole))
-        * whole
-    )
-    row_length = block + width
-    chunk = max(1, min(c_in, _COLUMNS // x.itemsize // (row_length * taps)))
-    items = groups * -(-positions // block)
-    # The channels are divided where they are many, or items fewer than threads.
-    parts = min(-(-c_out // ROWS), max(-(-c_out // 512), -(-2 * get_num_threads() // max(1, items))))
-    length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + min(block, g.output[2]) + t.reach
+    width, taps = VECTOR_BYTES // pixels.itemsize, reads.shift.size
+    c_in, c_out = channels
+    vectors, plane = -(-c_in // width), reads.at.size
+    places, steps, rows = np.empty(_STEPS, np.int64), np.arange(_STEPS), np.empty(ROWS, np.int64)
+    flat = gw.reshape(-1)
+    for item in range(first, last):
+        rest, tile = divmod(item, tiles)
+        group, part = divmod(rest, parts)
+        low, high = part * vectors // parts, (part + 1) * vectors // parts
+        across, all_tiles = (high - low) * width, -(-c_out // ROWS)
+        co_first, co_last = tile * all_tiles // tiles * ROWS, min((tile + 1) * all_tiles // tiles * ROWS, c_out)
+        total = sums[item * size : (item + 1) * size]
+        if begin:
+            total[:] = 0
+        acc[:size] = 0
+        summed = 0
+        for long in range(images * plane // stretch):
+            for start in range(0, stretch, _STEPS):
+                count = min(_STEPS, stretch - start)
+                for q in range(count):
+                    n, output = divmod(long * stretch + start + q, plane)
+                    places[q] = (reads.at[output] + n * image) * wide
+                for t in range(taps):
+                    move = reads.shift[t] * wide + group * c_in + low * width
+                    for co in range(co_first, co_last, ROWS):
+                        for m in range(ROWS):
+                            rows[m] = long * apart + (group * c_out + min(co + m, c_out - 1)) * stretch + start
+                        to = ((co - co_first) * taps + t) * across
+                        multiply(acc, to, taps * across, gy, rows, steps, pixels, move, places, count, high - low)
+                summed += count
+                if (
+                    total.size and summed >= 1024
+                ):  # long sums are made of shorter ones, which keeps their rounding small
+                    add(total, acc)
+                    summed = 0
+        if total.size:
+            add(total, acc)
+        if end:
+            numbers = (min(high * width, c_in) - low * width) * taps
+            for co in range(co_first, co_last):
+                row, to = (co - co_first) * taps * across, ((group * c_out + co) * c_in + low * width) * taps
+                store_taps(total if total.size else acc, row, across, taps, turned, flat, to, numbers)
 
-    def work(first: int, last: int) -> None:
-        piece = scratch("piece", chunk * t.planes * length, x.dtype)
-        columns = scratch("columns", chunk * taps * row_length, x.dtype)
-        acc = scratch("sums", (-(-c_out // ROWS // parts) + 1) * ROWS * block, x.dtype)
-        convolve(
-            first, last, x, w.reshape(-1), y, base, strides, g.output, groups, block, row_length, chunk, parts,
-            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
-            piece, columns, acc,
-        )  # fmt: skip
 
-    parallel(work, items * parts, 2 * positions * len(w) * c_in * taps / 100)
+@leaf
+def add(total, acc):  # type: ignore[no-untyped-def]
+    """Move the sums in ``acc`` to the total."""
+    for j in range(total.size):
+        total[j] += acc[j]
+        acc[j] = 0
+
+
+@leaf
+def store_taps(sums, at, across, taps, turned, out, to, count):  # type: ignore[no-untyped-def]
+    """out[to + ci * taps + t] = sums[at + t * across + ci], ``count`` numbers in all."""
+    width = VECTOR_BYTES // sums.itemsize
+    if taps == 1:
+        copy_run(out, to, sums, at, count)
+    else:
+        for v in range(0, across, width):
+            for t in range((taps - 1) // width * width, -1, -width):  # what stands beyond the last tap is lost
+                transpose_tile(turned, v * taps + t, taps, sums, at + t * across + v, across)
+        copy_run(out, to, turned, 0, count)
+
+
+# --------------------------------------------------------------------------------------------------
+# Calls
+
+
+def _lay(x: Array, first: int, images: int, hull: Geometry) -> tuple[Array, int, int]:
+    """Some images with their channels last: (pixels, numbers from pixel to pixel, pixels from plane to plane)."""
+    t, width = tables(hull), VECTOR_BYTES // x.itemsize
+    planes, vectors, positions = hull.output[0], -(-x.shape[1] // width), hull.output[1] * hull.output[2]
+    length = positions + width  # room for what is lost beyond a plane
+    wide = (vectors | 1) * width  # lines of memory an even number apart find few places in the cache
+    out = scratch("pixels", images * planes * length * wide, x.dtype)
+
+    def work(begin: int, end: int) -> None:
+        lay_pixels(begin, end, x.reshape(-1), x.shape, first, planes, t, hull.stride[2], wide, length, out)
+
+    items = images * planes * vectors
+    parallel(work, items, items * positions * width / 4)
+    return out, wide, length
+
+
+def _images(x: Array, hull: Geometry) -> int:
+    """How many images to lay out at a time."""
+    return max(1, min(len(x), scratch_limit() // (x.itemsize * x.shape[1] * prod(hull.output))))
+
+
+def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """x (N, C_in, D, H, W), w (C_out, C_in/G, *K) to y (N, C_out, *O)."""
+    y = np.empty((len(x), len(w), *g.output), x.dtype)
+    channels, strides = (w.shape[1], len(w) // groups), np.array([element_strides(y)])
+    _run(x, w, y, reading(g), np.arange(prod(g.kernel)), np.zeros(1, np.int64), strides, False, channels, groups)
+    return y
+
+
+def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """gy (N, C_out, *O), w (C_out, C_in/G, *K) to gx (N, C_in, *I)."""
+    shape, found = (len(gy), groups * w.shape[1], *g.size), transposed_reading(g)
+    if found is None:
+        return np.zeros(shape, gy.dtype)
+    r, taps, first = found
+    read = sum(prod(phase.made) for phase in r.phases) == prod(g.size)
+    gx = (np.empty if read else np.zeros)(shape, gy.dtype)
+    strides = np.array(element_strides(gx))
+    steps = np.tile(strides * (1, 1, *g.stride), (len(r.phases), 1))
+    _run(gy, w, gx, r, taps, first @ strides[2:], steps, True, (len(w) // groups, w.shape[1]), groups)
+    return gx
+
+
+def _run(
+    x: Array, w: Array, y: Array, r: Reading, numbers: Array, bases: Array, strides: Array,
+    transposed: bool, channels: tuple[int, int], groups: int,
+) -> None:  # fmt: skip
+    """The arguments as in ``convolve``."""
+    width, phases, kernel = VECTOR_BYTES // x.itemsize, len(r.phases), prod(w.shape[2:])
+    longest = max(prod(phase.made) for phase in r.phases)
+    products = sum(prod(phase.made) * prod(phase.kernel) for phase in r.phases) * prod(channels) * groups
+    vectors = -(-channels[1] // width)
+    parts = -(-vectors // _VECTORS)
+    across = -(-vectors // parts) * width
+    chunk = min(channels[0], max(width, _PANEL // (x.itemsize * kernel * across)))
+    whole = longest == prod(y.shape[2:])  # the outputs of an image follow each other without gaps, as one row
+    if whole:
+        strides = np.array([[*strides[0, :2], 0, 0, 1]])
+
+    def some_images(first: int, images: int) -> None:
+        pixels, wide, length = _lay(x, first, images, r.hull)
+        reads, out = lists(r, length), y[first:].reshape(-1)
+        if whole:
+            reads = reads._replace(made=np.array([[1, 1, longest]]))
+        tiles = -(-longest * images // ROWS)
+        shares = -(-2 * get_num_threads() // (groups * parts))  # that leave each thread something to do
+        block = min(-(-tiles // shares), max(2, _POSITIONS // phases // ROWS)) * ROWS
+
+        def work(begin: int, end: int) -> None:
+            panel = scratch("panel", (chunk * kernel + width) * across, x.dtype)
+            acc = scratch("sums", (phases * block + width) * across, x.dtype)
+            convolve(
+                begin, end, pixels, length * r.hull.output[0], images, wide, reads, w.reshape(-1), kernel, numbers,
+                transposed, channels, groups, parts, block, chunk, out, bases, strides, panel, acc,
+            )  # fmt: skip
+
+        parallel(work, groups * parts * -(-longest * images // block), 2 * images * products / 250)
+
+    step = _images(x, r.hull)
+    for first in range(0, len(x), step):
+        some_images(first, min(step, len(x) - first))
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
-    t = tables(g)
-    c_in, c_out, width = x.shape[1] // groups, gy.shape[1] // groups, VECTOR_BYTES // x.itemsize
-    taps = prod(g.kernel)
-    gw = np.empty((groups * c_out, c_in, taps), x.dtype)
-    block = min(256, g.output[1] * g.output[2])  # depends on the shapes alone, for it decides the order of the sums
-    row_length = -(-block // width) * width + width
-    chunk = min(c_in, max(1, 256 // taps))
-    wide, high = -(-chunk * taps // width) * width, -(-c_out // ROWS) * ROWS
-    length = min(block // g.output[2] + 2, g.output[1]) * t.pitch + min(block, g.output[2]) + t.reach
+    width, plane, taps = VECTOR_BYTES // x.itemsize, prod(g.output), prod(g.kernel)
+    c_in, c_out, total = x.shape[1] // groups, gy.shape[1] // groups, gy.shape[1] * plane
+    r = reading(g)
+    step = _images(x, r.hull)
+    merged = plane < 1024
+    gw = (np.empty if len(x) else np.zeros)((groups * c_out, c_in, *g.kernel), x.dtype)
+    vectors, all_tiles = -(-c_in // width), -(-c_out // ROWS)
+    parts = -(-vectors // _VECTORS)
+    across = -(-vectors // parts) * width
+    most = max(1, _SUMS // (x.itemsize * taps * across * ROWS))
+    tiles = min(all_tiles, max(-(-all_tiles // most), -(-2 * get_num_threads() // (groups * parts))))
+    size = (-(-all_tiles // tiles) * ROWS + 1) * taps * across
+    many = len(x) * plane > 1024 or step < len(x)
+    sums = scratch("total", groups * parts * tiles * size + width * across, x.dtype)[: None if many else 0]
 
-    def work(first: int, last: int) -> None:
-        piece = scratch("piece", chunk * t.planes * length, x.dtype)
-        columns = scratch("columns", wide * row_length, x.dtype)
-        turned = scratch("turned", row_length * wide, x.dtype)
-        acc, total = scratch("sums", high * wide, x.dtype), scratch("total", high * wide, x.dtype)
-        correlate(
-            first, last, x, gy.reshape(-1), gw, g.output, groups, block, row_length, chunk,
-            t.depth, t.rows, t.runs, g.stride[2], t.tap_plane, t.tap_row, t.tap_column, t.pitch, t.reach, t.planes,
-            piece, columns, turned, acc, total,
-        )  # fmt: skip
+    def some_images(first: int, images: int) -> None:
+        pixels, wide, length = _lay(x, first, images, r.hull)
+        separate = cotangents = gy[first : first + images].reshape(-1)
+        if merged:
+            cotangents = scratch("cotangents", images * total, x.dtype)
 
-    parallel(work, groups * -(-c_in // chunk), 2 * gy.size * c_in * taps / 100)
-    return gw.reshape(groups * c_out, c_in, *g.kernel)
+            def merge(begin: int, end: int) -> None:
+                merge_images(begin, end, separate, (images, gy.shape[1], plane), cotangents)
+
+            parallel(merge, gy.shape[1], images * total / 4)
+
+        def work(begin: int, end: int) -> None:
+            acc = scratch("sums", size + width * across, x.dtype)
+            turned = scratch("turned", (across + width) * taps + width, x.dtype)
+            correlate(
+                begin, end, pixels, length * r.hull.output[0], images, wide, lists(r, length), cotangents,
+                images * plane if merged else plane, total, (c_in, c_out), groups, parts, tiles, gw, acc, sums, size,
+                turned, first == 0, first + images == len(x),
+            )  # fmt: skip
+
+        parallel(work, groups * parts * tiles, 2 * images * total * c_in * taps / 250)
+
+    for first in range(0, len(x), step):
+        some_images(first, min(step, len(x) - first))
+    return gw

@@ -156,7 +156,8 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
     width, elements = VECTOR_BYTES // x.itemsize, (m + 2) * (m + 2)
     per_depth = padded // depth.shape[0]
     total = x.shape[0] * tiles[0] * tiles[1]
-    columns, pixels_in, flat = np.arange(padded) * wide, x.reshape(-1), y.reshape(-1)
+    steps, pixels_in, flat = np.arange(padded), x.reshape(-1), y.reshape(-1)
+    columns = steps * wide
     finite = True
     for item in range(first, last):
         top, bottom = item * block, min((item + 1) * block, total)
@@ -172,7 +173,7 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
         for e in range(elements):
             acc = products[e * high * wide : (e + 1) * high * wide]
             start, shift = e * count * padded, e * padded * wide
-            multiply_block(acc, wide, pixels, 0, count, padded, start, 1, u, shift, columns, padded, wide)
+            multiply_block(acc, wide, pixels, 0, count, padded, start, steps, u, shift, columns, padded, wide)
         for co in range(0, y.shape[1], width):
             row = top
             while row < bottom:
@@ -213,14 +214,14 @@ def sum_tiles(first, last, parts, pixels, cotangents, count, padded, wide, out):
 
     Items [first, last) of (element, part of the terms).
     """
-    columns = np.arange(count) * wide
+    columns, steps = np.arange(count) * wide, np.arange(count) * padded
     for item in range(first, last):
         e, part = divmod(item, parts)
         groups = padded // ROWS
         low, high = part * groups // parts * ROWS, (part + 1) * groups // parts * ROWS
         acc = out[(e * padded + low) * wide : (e * padded + high) * wide]
         start, shift = e * count * padded, e * count * wide
-        multiply_block(acc, wide, pixels, low, high, 1, start, padded, cotangents, shift, columns, count, wide)
+        multiply_block(acc, wide, pixels, low, high, 1, start, steps, cotangents, shift, columns, count, wide)
 
 
 @njit(nogil=True, cache=True)
