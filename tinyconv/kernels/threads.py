@@ -64,18 +64,19 @@ def _pool() -> ThreadPoolExecutor:
         return _helpers
 
 
-def parallel(work: Callable[[int, int], Any], items: int, cost: float) -> None:
+def parallel(work: Callable[[int, int], Any], items: int, cost: float, once: bool = False) -> None:
     """Call ``work(first, last)`` for parts that together make up range(items), by several threads where it pays.
 
-    ``cost`` is what all items take, in nanoseconds of one thread; handing work to another thread costs some 20,000. A
-    few parts more than threads are made, so that a thread whose core is taken away does not hold up the others.
+    ``cost`` is what all items take, in nanoseconds of one thread; another thread begins some 40,000 later. So up to four
+    parts a thread are made, of 50,000 at least, and whoever comes takes the next; or, where each call of ``work`` has
+    costs of its own, ``once`` for each thread.
     """
-    threads = min(_threads, items, int(cost / 40_000))
+    threads = min(_threads, items, int(cost / 50_000))
     if threads <= 1:
         if items:
             work(0, items)
         return
-    parts = min(items, 4 * threads if cost > 4_000_000 * threads else threads)
+    parts = threads if once else min(items, 4 * threads, max(threads, int(cost / 50_000)))
     bounds = [items * part // parts for part in range(parts + 1)]
     waiting = iter(list(zip(bounds, bounds[1:])))  # a list's iterator hands out each part once, whoever asks
 

@@ -77,7 +77,7 @@ def read_rows(b, band, made):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def convolve(  # type: ignore[no-untyped-def]
-    first, last, x, t, step, b, reads, w, numbers, y, bases, strides, stored, pixels, acc
+    first, last, x, t, b, reads, w, numbers, y, bases, strides, stored, pixels, acc
 ):
     """Items [first, last) of (image, vector of input channels, band).
 
@@ -101,10 +101,10 @@ def convolve(  # type: ignore[no-untyped-def]
                 prefetch(y, n * strides[0, 0] + v * width * each * strides[0, 1] + ahead)
         low, high = read_rows(b, band, reads.made)
         for d in range(t.depth.shape[1]):
-            lay_plane(flat, shape, n, d, v, t, step, (low, high), pixels, d * b.length * width, width, spare)
+            lay_plane(flat, shape, n, d, v * width, lanes, t, (low, high), pixels, d * b.length * width, width, spare)
         for e in range(each):
             co = v * width * each + e
-            turn(flat_w, co * kernel, each * kernel, lanes, 1, kernel, weights, 0, width, spare)
+            turn(flat_w, co * kernel, each * kernel, lanes, kernel, weights, 0, width, spare)
             for f in range(reads.made.shape[0]):
                 taps = reads.taps[f + 1] - reads.taps[f]
                 steps_f, columns_f = steps[reads.taps[f] :], columns[reads.taps[f] :]
@@ -123,7 +123,7 @@ def convolve(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def correlate(first, last, x, t, step, b, reads, gy, gw, pixels, cotangents, acc):  # type: ignore[no-untyped-def]
+def correlate(first, last, x, t, b, reads, gy, gw, pixels, cotangents, acc):  # type: ignore[no-untyped-def]
     """Items [first, last) of (share of the images, vector of input channels): gw (shares, C_out, K).
 
     x (N, C_in, D, H, W), gy (N, C_out, OD * OH * OW).
@@ -142,7 +142,8 @@ def correlate(first, last, x, t, step, b, reads, gy, gw, pixels, cotangents, acc
             for band in range(b.number):
                 low, high = read_rows(b, band, reads.made)
                 for d in range(t.depth.shape[1]):
-                    lay_plane(flat, shape, n, d, v, t, step, (low, high), pixels, d * b.length * width, width, spare)
+                    to = d * b.length * width
+                    lay_plane(flat, shape, n, d, v * width, lanes, t, (low, high), pixels, to, width, spare)
                 outputs = (min((band + 1) * b.rows, made[1]) - band * b.rows) * made[2]
                 for od in range(made[0]):
                     start = (od * made[1] + band * b.rows) * made[2]
@@ -150,7 +151,7 @@ def correlate(first, last, x, t, step, b, reads, gy, gw, pixels, cotangents, acc
                         steps[q] = (reads.at[start + q] - low * pitch) * width
                     for e in range(each):
                         at = (n * gy.shape[1] + v * width * each + e) * plane + start
-                        turn(flat_gy, at, each * plane, lanes, 1, outputs, cotangents, 0, width, spare)
+                        turn(flat_gy, at, each * plane, lanes, outputs, cotangents, 0, width, spare)
                         acc[:] = 0
                         for k in range(0, kernel, ROWS):
                             for m in range(ROWS):
@@ -203,7 +204,7 @@ def _run(x: Array, w: Array, y: Array, r: Reading, numbers: Array, bases: Array,
         pixels = scratch("pixels", (r.hull.output[0] * b.length + width) * width, x.dtype)
         acc = scratch("sums", (longest + 2 * width) * width, x.dtype)
         convolve(
-            begin, end, x, t, r.hull.stride[2], b, reads, w, numbers, y.reshape(-1), bases, strides, stored, pixels, acc
+            begin, end, x, t, b, reads, w, numbers, y.reshape(-1), bases, strides, stored, pixels, acc
         )  # fmt: skip
 
     images = len(x) * -(-x.shape[1] // width)
@@ -228,7 +229,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry) -> Array:
         cotangents = scratch("cotangents", (b.rows * g.output[2] + width) * width, x.dtype)
         acc = scratch("sums", (kernel + ROWS) * width, x.dtype)
         correlate(
-            begin, end, x, t, r.hull.stride[2], b, reads, gy.reshape(*gy.shape[:2], plane), gw, pixels, cotangents, acc
+            begin, end, x, t, b, reads, gy.reshape(*gy.shape[:2], plane), gw, pixels, cotangents, acc
         )  # fmt: skip
 
     items = shares * -(-x.shape[1] // width)

@@ -55,7 +55,7 @@ def _layout(shape: tuple[int, ...], axes: tuple[int, ...], weight: tuple[int, ..
     inner = prod(shape[high:]) if own else 0
     if axes == (0, *range(2, ndim)) and weight[0] == 1 and high <= 2:
         run = prod(shape[2:])
-        return Layout(shape[0], shape[1], run, shape[1] if own else 1, run) if run >= 8 else None
+        return Layout(shape[0], shape[1], run, shape[1] if own else 1, run) if run > 1 else None
     first = axes[0]
     if axes != tuple(range(first, ndim)):
         return None

@@ -31,7 +31,7 @@ from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels.arrays import Array, scratch_limit
 from tinyconv.kernels.cpu.direct import tables
 from tinyconv.kernels.cpu.memory import element_strides, scratch
-from tinyconv.kernels.cpu.product import copy_run, copy_strided_run, copy_to_strided_run, leaf
+from tinyconv.kernels.cpu.product import copy_run, copy_to_strided_run, leaf
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, deal_tile, multiply_tile, transpose_tile
 from tinyconv.kernels.threads import get_num_threads, parallel
 
@@ -77,12 +77,13 @@ class Lists(NamedTuple):
 
 @lru_cache(maxsize=256)
 def reading(g: Geometry) -> Reading:
-    """The reading of a direct map. Where an axis has one tap, its hull keeps only the pixels that are read."""
-    axes = list(zip(g.size, g.kernel, g.stride, g.padding, g.output))
-    steps = tuple(s if k == 1 else 1 for _, k, s, _, _ in axes)
-    pixels = tuple(o if k == 1 else size + sum(padding) for size, k, _, padding, o in axes)
+    """The reading of a direct map. Where the window is one row high, its hull keeps only the rows that are read."""
+    single = (g.kernel[0] == 1, g.kernel[1] == 1, False)
+    steps = tuple(s if one else 1 for s, one in zip(g.stride, single))
+    padded = (size + sum(padding) for size, padding in zip(g.size, g.padding))
+    pixels = tuple(o if one else p for o, p, one in zip(g.output, padded, single))
     hull = Geometry(g.size, (1, 1, 1), steps, g.padding, (1, 1, 1), pixels)
-    strides = tuple(1 if k == 1 else s for _, k, s, _, _ in axes)
+    strides = tuple(1 if one else s for s, one in zip(g.stride, single))
     return Reading(hull, (Phase(g.output, (0, 0, 0), strides, g.dilation, g.kernel),))
 
 
@@ -130,19 +131,18 @@ def lists(r: Reading, length: int) -> Lists:
 
 
 @njit(nogil=True, inline="always")
-def turn_row(a, at, apart, lanes, step, count, out, to, wide, spare):  # type: ignore[no-untyped-def]
-    """out[to + j * wide + lane] = a[at + lane * apart + j * step] for j < count and up to a vector of lanes.
+def turn_row(a, at, apart, lanes, count, out, to, wide, spare):  # type: ignore[no-untyped-def]
+    """out[to + j * wide + lane] = a[at + lane * apart + j] for j < count and up to a vector of lanes.
 
     Whole squares of vectors are written: what stands beyond the last j is lost.
     """
     width = VECTOR_BYTES // a.itemsize
     for j in range(0, count, width):
-        if step == 1 and lanes == width and at + (width - 1) * apart + j + width <= a.size:
+        if lanes == width and at + (width - 1) * apart + j + width <= a.size:
             transpose_tile(out, to + j * wide, wide, a, at + j, apart)
         else:
             for lane in range(lanes):
-                source = at + lane * apart + j * step
-                copy_strided_run(spare, lane * width, a, source, step, min(width, count - j))
+                copy_run(spare, lane * width, a, at + lane * apart + j, min(width, count - j))
             transpose_tile(out, to + j * wide, wide, spare, 0, width)
 
 
@@ -182,45 +182,45 @@ def clear(out, at, wide, count):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def lay_plane(flat, shape, n, d, v, t, step, band, out, to, wide, spare):  # type: ignore[no-untyped-def]
-    """A vector of channels of a band of rows of an image, padded. Row by row: what is lost, the next row writes."""
-    width, pitch = VECTOR_BYTES // flat.itemsize, t.pitch
-    lanes, inside, count = min(width, shape[1] - v * width), t.runs[0, 0], t.runs[0, 1]
-    id_, channel = t.depth[0, d], shape[2] * shape[3] * shape[4]
-    image = (n * shape[1] + v * width) * channel + id_ * shape[3] * shape[4] + t.runs[0, 2]
+def lay_plane(flat, shape, n, d, c, lanes, t, band, out, to, wide, spare):  # type: ignore[no-untyped-def]
+    """Channels [c, c + lanes) of a band of rows of an image, padded. Row by row: what is lost, the next row writes."""
+    pitch, inside, count, id_ = t.pitch, t.runs[0, 0], t.runs[0, 1], t.depth[0, d]
+    channel = shape[2] * shape[3] * shape[4]
+    image = (n * shape[1] + c) * channel + id_ * shape[3] * shape[4] + t.runs[0, 2]
     for u in range(band[0], band[1]):
         row, ih = to + (u - band[0]) * pitch * wide, t.rows[0, u]
         if id_ < 0 or ih < 0:
             clear(out, row, wide, pitch)
         else:
             clear(out, row, wide, inside)
-            turn_row(flat, image + ih * shape[4], channel, lanes, step, count, out, row + inside * wide, wide, spare)
+            turn_row(flat, image + ih * shape[4], channel, lanes, count, out, row + inside * wide, wide, spare)
             clear(out, row + (inside + count) * wide, wide, pitch - inside - count)
 
 
-@njit(nogil=True, cache=True)
-def lay_pixels(first, last, flat, shape, n_first, planes, t, step, wide, length, out):  # type: ignore[no-untyped-def]
-    """Items [first, last) of (image, plane of depth, vector of channels): out[plane, position, channel].
+@leaf
+def lay_pixels(flat, shape, images, channels, t, wide, length, out, spare):  # type: ignore[no-untyped-def]
+    """Images (first, last), channels (first, last): out[plane, position, channel].
 
-    ``length`` positions from a plane to the next; ``wide`` numbers from position to position.
+    ``length`` positions from a plane of depth to the next; ``wide`` numbers from position to position.
     """
-    width = VECTOR_BYTES // flat.itemsize
-    vectors = -(-shape[1] // width)
-    spare = np.zeros(width * width, flat.dtype)
-    for item in range(first, last):
-        plane, v = divmod(item, vectors)
-        n, d = divmod(plane, planes)
-        band, to = (0, t.rows.shape[1]), plane * length * wide + v * width
-        lay_plane(flat, shape, n_first + n, d, v, t, step, band, out, to, wide, spare)
+    width, planes = VECTOR_BYTES // flat.itemsize, t.depth.shape[1]
+    band = (0, t.rows.shape[1])
+    for n in range(images[0], images[1]):
+        for d in range(planes):
+            for c in range(channels[0], channels[1], width):
+                to = ((n - images[0]) * planes + d) * length * wide + c - channels[0]
+                lane_count = min(width, channels[1] - c)
+                lay_plane(flat, shape, n, d, c, lane_count, t, band, out, to, wide, spare)
 
 
-@njit(nogil=True, cache=True)
-def merge_images(first, last, flat, shape, out):  # type: ignore[no-untyped-def]
-    """Channels [first, last) of ``shape`` (N, C, plane): out[channel, n * plane + position]."""
-    images, channels, plane = shape
-    for c in range(first, last):
-        for n in range(images):
-            copy_run(out, (c * images + n) * plane, flat, (n * channels + c) * plane, plane)
+@leaf
+def merge_images(flat, shape, images, channels, out):  # type: ignore[no-untyped-def]
+    """Of ``shape`` (N, C, plane), images (first, last) and channels (first, last): out[channel, image, position]."""
+    plane, row = shape[2], 0
+    for c in range(channels[0], channels[1]):
+        for n in range(images[0], images[1]):
+            copy_run(out, row, flat, (n * shape[1] + c) * plane, plane)
+            row += plane
 
 
 @leaf
@@ -265,122 +265,141 @@ def multiply(acc, to, pitch, a, rows, steps, b, shift, columns, terms, vectors):
 
 @njit(nogil=True, cache=True)
 def convolve(  # type: ignore[no-untyped-def]
-    first, last, pixels, image, images, wide, reads, w, kernel, numbers, transposed, channels, groups, parts, block,
-    chunk, y, bases, strides, panel, acc,
+    first, last, x, t, wide, length, reads, stored, w, kernel, numbers, transposed, channels, groups, shares,
+    parts, block, chunk, y, bases, strides, pixels, panel, acc,
 ):  # fmt: skip
-    """Items [first, last) of (group, part of the output channels, block of outputs of each phase).
+    """Items [first, last) of (share of the images, group, part of the output channels).
 
-    pixels as ``lay_pixels`` has them, ``image`` positions an image; channels (C_in, C_out) of a group; w flat, of
-    (C_out, C_in, K) or, where ``transposed``, (C_in, C_out, K); ``numbers`` of the taps in it; y flat, output o of
-    phase f at bases[f] + the sum of index times strides[f].
+    channels (C_in, C_out) of a group; w flat, of (C_out, C_in, K) or, where ``transposed``, (C_in, C_out, K), with the
+    ``numbers`` of the taps in it; y flat, output o of phase f at bases[f] + the sum of index times strides[f]. So many
+    outputs of each phase are a ``block``, so many channels a ``chunk``.
     """
-    width = VECTOR_BYTES // w.itemsize
+    width, flat, shape = VECTOR_BYTES // w.itemsize, x.reshape(-1), x.shape
     c_in, c_out = channels
-    vectors, phases = -(-c_out // width), reads.made.shape[0]
+    vectors, phases, planes = -(-c_out // width), reads.made.shape[0], t.depth.shape[1]
     plane = reads.outputs[1:] - reads.outputs[:-1]
-    blocks = -(-plane.max() * images // block)
     places, rows = np.empty(phases * block, np.int64), np.empty(ROWS, np.int64)
     steps, columns = np.empty(chunk * kernel, np.int64), np.empty(chunk * kernel, np.int64)
     spare = np.zeros(width * width, w.dtype)
+    laid = -1  # the share of the images that lies in pixels
     for item in range(first, last):
-        rest, b = divmod(item, blocks)
-        group, part = divmod(rest, parts)
+        rest, part = divmod(item, parts)
+        share, group = divmod(rest, groups)
         low, high = part * vectors // parts, (part + 1) * vectors // parts
-        across, start = (high - low) * width, b * block
-        for f in range(phases):
-            for q in range(start, min(start + block, plane[f] * images)):
-                n, output = divmod(q, plane[f])
-                places[f * block + q - start] = (reads.at[reads.outputs[f] + output] + n * image) * wide
-        acc[: phases * block * across] = 0
-        for c in range(0, c_in, chunk):
-            count = min(chunk, c_in - c)
-            for v in range(low, high):
-                lanes, to = min(width, c_out - v * width), (v - low) * width
-                if transposed:
-                    at = ((group * c_in + c) * c_out + v * width) * kernel
-                    turn_taps(w, at, c_out * kernel, lanes, kernel, count, panel, to, across, spare)
-                else:
-                    at = ((group * c_out + v * width) * c_in + c) * kernel
-                    turn(w, at, c_in * kernel, lanes, 1, count * kernel, panel, to, across, spare)
+        across, n_first = (high - low) * width, share * shape[0] // shares
+        images = (share + 1) * shape[0] // shares - n_first
+        if laid != share:
+            some = (n_first, n_first + images)
+            lay_pixels(flat, shape, some, (0, shape[1]), t, wide, length, pixels, spare)
+            laid = share
+        for start in range(0, plane.max() * images, block):
             for f in range(phases):
-                terms = 0
-                for j in range(count):
-                    for t in range(reads.taps[f], reads.taps[f + 1]):
-                        steps[terms] = reads.shift[t] * wide + group * c_in + c + j
-                        columns[terms] = (j * kernel + numbers[t]) * across
-                        terms += 1
+                for q in range(start, min(start + block, plane[f] * images)):
+                    n, output = divmod(q, plane[f])
+                    place = reads.at[reads.outputs[f] + output] + n * planes * length
+                    places[f * block + q - start] = place * wide
+            acc[: phases * block * across] = 0
+            for c in range(0, c_in, chunk):
+                count = min(chunk, c_in - c)
+                for v in range(low, high):
+                    lanes, to = min(width, c_out - v * width), (v - low) * width
+                    if transposed:
+                        at = ((group * c_in + c) * c_out + v * width) * kernel
+                        turn_taps(w, at, c_out * kernel, lanes, kernel, count, panel, to, across, spare)
+                    else:
+                        at = ((group * c_out + v * width) * c_in + c) * kernel
+                        turn(w, at, c_in * kernel, lanes, count * kernel, panel, to, across, spare)
+                for f in range(phases):
+                    terms = 0
+                    for j in range(count):
+                        for k in range(reads.taps[f], reads.taps[f + 1]):
+                            steps[terms] = reads.shift[k] * wide + group * c_in + c + j
+                            columns[terms] = (j * kernel + numbers[k]) * across
+                            terms += 1
+                    outputs = min(block, plane[f] * images - start)
+                    for q in range(0, outputs, ROWS):
+                        for m in range(ROWS):  # beyond the last output: computed and never looked at
+                            rows[m] = places[f * block + min(q + m, outputs - 1)]
+                        to = (f * block + q) * across
+                        multiply(acc, to, across, pixels, rows, steps, panel, 0, columns, terms, high - low)
+            for f in range(phases):
                 outputs = min(block, plane[f] * images - start)
-                for q in range(0, outputs, ROWS):
-                    for m in range(ROWS):  # beyond the last output: computed and never looked at
-                        rows[m] = places[f * block + min(q + m, outputs - 1)]
-                    to = (f * block + q) * across
-                    multiply(acc, to, across, pixels, rows, steps, panel, 0, columns, terms, high - low)
-        for f in range(phases):
-            outputs = min(block, plane[f] * images - start)
-            for v in range(low, high):
-                at, co = (f * block) * across + (v - low) * width, group * c_out + v * width
-                lanes, to = min(width, c_out - v * width), bases[f] + co * strides[f, 1]
-                store_channels(acc, at, across, outputs, lanes, start, reads.made[f], y, to, strides[f], spare)
+                for v in range(low, high):
+                    at, co = f * block * across + (v - low) * width, group * c_out + v * width
+                    lanes, to = min(width, c_out - v * width), bases[f] + co * strides[f, 1]
+                    to += n_first * strides[f, 0]
+                    store_channels(acc, at, across, outputs, lanes, start, stored[f], y, to, strides[f], spare)
 
 
 @njit(nogil=True, cache=True)
 def correlate(  # type: ignore[no-untyped-def]
-    first, last, pixels, image, images, wide, reads, gy, stretch, apart, channels, groups, parts, tiles, gw, acc, sums,
-    size, turned, begin, end,
+    first, last, x, t, length, reads, gy, merged, channels, groups, parts, tiles, together, gw, pixels,
+    cotangents, acc, total, turned,
 ):  # fmt: skip
     """Items [first, last) of (group, part of the input channels, of the output channels): gw (C_out, C_in/G, K).
 
-    gy[long, channel, position]: stretches of positions, ``apart`` from one to the next. Of a sum over many positions,
-    parts are added up in ``sums``, ``size`` numbers an item, from the images that ``begin`` to those that ``end`` it.
+    gy (N, C_out, outputs); ``merged``: its images are laid one behind the other, for they are small.
     """
-    width, taps = VECTOR_BYTES // pixels.itemsize, reads.shift.size
+    width, taps, flat, shape = VECTOR_BYTES // x.itemsize, reads.shift.size, x.reshape(-1), x.shape
     c_in, c_out = channels
-    vectors, plane = -(-c_in // width), reads.at.size
+    vectors, plane, planes = -(-c_in // width), reads.at.size, t.depth.shape[1]
     places, steps, rows = np.empty(_STEPS, np.int64), np.arange(_STEPS), np.empty(ROWS, np.int64)
-    flat = gw.reshape(-1)
+    spare, flat_gy, flat_gw = np.zeros(width * width, x.dtype), gy.reshape(-1), gw.reshape(-1)
+    laid, merged_now = (-1, -1), (-1, -1, -1)  # the channels and the first of the images that lie in the buffers
     for item in range(first, last):
         rest, tile = divmod(item, tiles)
         group, part = divmod(rest, parts)
         low, high = part * vectors // parts, (part + 1) * vectors // parts
         across, all_tiles = (high - low) * width, -(-c_out // ROWS)
+        wide = across | width  # an odd number of vectors, as in the other direction
+        channels_read = (group * c_in + low * width, group * c_in + min(high * width, c_in))
         co_first, co_last = tile * all_tiles // tiles * ROWS, min((tile + 1) * all_tiles // tiles * ROWS, c_out)
-        total = sums[item * size : (item + 1) * size]
-        if begin:
-            total[:] = 0
+        co, size = group * c_out + co_first, (co_last - co_first + ROWS) * taps * across
         acc[:size] = 0
+        total[:size] = 0
         summed = 0
-        for long in range(images * plane // stretch):
-            for start in range(0, stretch, _STEPS):
-                count = min(_STEPS, stretch - start)
-                for q in range(count):
-                    n, output = divmod(long * stretch + start + q, plane)
-                    places[q] = (reads.at[output] + n * image) * wide
-                for t in range(taps):
-                    move = reads.shift[t] * wide + group * c_in + low * width
-                    for co in range(co_first, co_last, ROWS):
-                        for m in range(ROWS):
-                            rows[m] = long * apart + (group * c_out + min(co + m, c_out - 1)) * stretch + start
-                        to = ((co - co_first) * taps + t) * across
-                        multiply(acc, to, taps * across, gy, rows, steps, pixels, move, places, count, high - low)
-                summed += count
-                if (
-                    total.size and summed >= 1024
-                ):  # long sums are made of shorter ones, which keeps their rounding small
-                    add(total, acc)
-                    summed = 0
-        if total.size:
-            add(total, acc)
-        if end:
-            numbers = (min(high * width, c_in) - low * width) * taps
-            for co in range(co_first, co_last):
-                row, to = (co - co_first) * taps * across, ((group * c_out + co) * c_in + low * width) * taps
-                store_taps(total if total.size else acc, row, across, taps, turned, flat, to, numbers)
+        for n_first in range(0, shape[0], together):
+            images = min(together, shape[0] - n_first)
+            some = (n_first, n_first + images)
+            if laid != (rest, n_first):
+                lay_pixels(flat, shape, some, channels_read, t, wide, length, pixels, spare)
+                laid = (rest, n_first)
+            source, pitch, row = flat_gy, plane, (n_first * gy.shape[1] + co) * plane
+            if merged and merged_now != (group, tile, n_first):
+                merge_images(flat_gy, gy.shape, some, (co, co + co_last - co_first), cotangents)
+                merged_now = (group, tile, n_first)
+            if merged:
+                source, pitch, row = cotangents, images * plane, 0
+            for long in range(images * plane // pitch):
+                for start in range(0, pitch, _STEPS):
+                    count = min(_STEPS, pitch - start)
+                    for q in range(count):
+                        n, output = divmod(long * pitch + start + q, plane)
+                        places[q] = (reads.at[output] + n * planes * length) * wide
+                    for k in range(taps):
+                        for r in range(0, co_last - co_first, ROWS):
+                            for m in range(ROWS):
+                                channel = min(r + m, co_last - co_first - 1)
+                                rows[m] = row + channel * pitch + long * gy.shape[1] * plane + start
+                            to, shift = (r * taps + k) * across, reads.shift[k] * wide
+                            multiply(
+                                acc, to, taps * across, source, rows, steps, pixels, shift, places, count, high - low
+                            )
+                    summed += count
+                    if summed >= 1024:  # long sums are made of shorter ones, which keeps their rounding small
+                        add(total, acc, size)
+                        summed = 0
+        add(total, acc, size)
+        numbers = (channels_read[1] - channels_read[0]) * taps
+        for r in range(co_last - co_first):
+            to = ((co + r) * c_in + low * width) * taps
+            store_taps(total, r * taps * across, across, taps, turned, flat_gw, to, numbers)
 
 
 @leaf
-def add(total, acc):  # type: ignore[no-untyped-def]
+def add(total, acc, size):  # type: ignore[no-untyped-def]
     """Move the sums in ``acc`` to the total."""
-    for j in range(total.size):
+    for j in range(size):
         total[j] += acc[j]
         acc[j] = 0
 
@@ -402,25 +421,9 @@ def store_taps(sums, at, across, taps, turned, out, to, count):  # type: ignore[
 # Calls
 
 
-def _lay(x: Array, first: int, images: int, hull: Geometry) -> tuple[Array, int, int]:
-    """Some images with their channels last: (pixels, numbers from pixel to pixel, pixels from plane to plane)."""
-    t, width = tables(hull), VECTOR_BYTES // x.itemsize
-    planes, vectors, positions = hull.output[0], -(-x.shape[1] // width), hull.output[1] * hull.output[2]
-    length = positions + width  # room for what is lost beyond a plane
-    wide = (vectors | 1) * width  # lines of memory an even number apart find few places in the cache
-    out = scratch("pixels", images * planes * length * wide, x.dtype)
-
-    def work(begin: int, end: int) -> None:
-        lay_pixels(begin, end, x.reshape(-1), x.shape, first, planes, t, hull.stride[2], wide, length, out)
-
-    items = images * planes * vectors
-    parallel(work, items, items * positions * width / 4)
-    return out, wide, length
-
-
-def _images(x: Array, hull: Geometry) -> int:
+def _together(x: Array, pixels: int, channels: int) -> int:
     """How many images to lay out at a time."""
-    return max(1, min(len(x), scratch_limit() // (x.itemsize * x.shape[1] * prod(hull.output))))
+    return max(1, min(len(x), scratch_limit() // (x.itemsize * pixels * channels)))
 
 
 def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
@@ -450,80 +453,68 @@ def _run(
     transposed: bool, channels: tuple[int, int], groups: int,
 ) -> None:  # fmt: skip
     """The arguments as in ``convolve``."""
-    width, phases, kernel = VECTOR_BYTES // x.itemsize, len(r.phases), prod(w.shape[2:])
-    longest = max(prod(phase.made) for phase in r.phases)
+    t, width, phases, kernel = tables(r.hull), VECTOR_BYTES // x.itemsize, len(r.phases), prod(w.shape[2:])
+    length = r.hull.output[1] * r.hull.output[2] + width  # room for what is lost beyond a plane
+    pixels, threads = r.hull.output[0] * length, get_num_threads()
+    reads = lists(r, length)
+    stored, longest = reads.made, max(prod(phase.made) for phase in r.phases)
+    if longest == prod(y.shape[2:]):  # the outputs of an image follow each other without gaps: one row
+        stored, strides = np.array([[1, 1, longest]]), np.array([[*strides[0, :2], 0, 0, 1]])
     products = sum(prod(phase.made) * prod(phase.kernel) for phase in r.phases) * prod(channels) * groups
+    wide = (-(-x.shape[1] // width) | 1) * width  # lines of memory an even number apart find few places in the cache
+    # Each thread turns around either its share of the images or of the weights, and all of the other.
+    numbers_read = len(x) * pixels * wide
+    many = numbers_read > 8 * w.size
+    shares = min(len(x), 4 * threads if many else threads) if 2 * numbers_read > w.size else 1
+    shares = max(shares, -(-len(x) // _together(x, pixels, wide)))
+    images = -(-len(x) // max(1, shares))
     vectors = -(-channels[1] // width)
     parts = -(-vectors // _VECTORS)
+    if shares * groups < threads:
+        parts = min(vectors, -(-parts // threads) * threads)
     across = -(-vectors // parts) * width
     chunk = min(channels[0], max(width, _PANEL // (x.itemsize * kernel * across)))
-    whole = longest == prod(y.shape[2:])  # the outputs of an image follow each other without gaps, as one row
-    if whole:
-        strides = np.array([[*strides[0, :2], 0, 0, 1]])
+    block = min(-(-longest * images // ROWS), max(2, _POSITIONS // phases // ROWS)) * ROWS
 
-    def some_images(first: int, images: int) -> None:
-        pixels, wide, length = _lay(x, first, images, r.hull)
-        reads, out = lists(r, length), y[first:].reshape(-1)
-        if whole:
-            reads = reads._replace(made=np.array([[1, 1, longest]]))
-        tiles = -(-longest * images // ROWS)
-        shares = -(-2 * get_num_threads() // (groups * parts))  # that leave each thread something to do
-        block = min(-(-tiles // shares), max(2, _POSITIONS // phases // ROWS)) * ROWS
+    def work(begin: int, end: int) -> None:
+        laid = scratch("pixels", images * pixels * wide, x.dtype)
+        panel = scratch("panel", (chunk * kernel + width) * across, x.dtype)
+        acc = scratch("sums", (phases * block + width) * across, x.dtype)
+        convolve(
+            begin, end, x, t, wide, length, reads, stored, w.reshape(-1), kernel, numbers, transposed,
+            channels, groups, shares, parts, block, chunk, y.reshape(-1), bases, strides, laid, panel, acc,
+        )  # fmt: skip
 
-        def work(begin: int, end: int) -> None:
-            panel = scratch("panel", (chunk * kernel + width) * across, x.dtype)
-            acc = scratch("sums", (phases * block + width) * across, x.dtype)
-            convolve(
-                begin, end, pixels, length * r.hull.output[0], images, wide, reads, w.reshape(-1), kernel, numbers,
-                transposed, channels, groups, parts, block, chunk, out, bases, strides, panel, acc,
-            )  # fmt: skip
-
-        parallel(work, groups * parts * -(-longest * images // block), 2 * images * products / 250)
-
-    step = _images(x, r.hull)
-    for first in range(0, len(x), step):
-        some_images(first, min(step, len(x) - first))
+    if len(x):
+        parallel(work, shares * groups * parts, 2 * len(x) * products / 250, once=not many)
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
-    width, plane, taps = VECTOR_BYTES // x.itemsize, prod(g.output), prod(g.kernel)
-    c_in, c_out, total = x.shape[1] // groups, gy.shape[1] // groups, gy.shape[1] * plane
     r = reading(g)
-    step = _images(x, r.hull)
-    merged = plane < 1024
+    t, width, plane, taps = tables(r.hull), VECTOR_BYTES // x.itemsize, prod(g.output), prod(g.kernel)
+    length = r.hull.output[1] * r.hull.output[2] + width
+    pixels, c_in, c_out = r.hull.output[0] * length, x.shape[1] // groups, gy.shape[1] // groups
     gw = (np.empty if len(x) else np.zeros)((groups * c_out, c_in, *g.kernel), x.dtype)
     vectors, all_tiles = -(-c_in // width), -(-c_out // ROWS)
     parts = -(-vectors // _VECTORS)
     across = -(-vectors // parts) * width
     most = max(1, _SUMS // (x.itemsize * taps * across * ROWS))
     tiles = min(all_tiles, max(-(-all_tiles // most), -(-2 * get_num_threads() // (groups * parts))))
-    size = (-(-all_tiles // tiles) * ROWS + 1) * taps * across
-    many = len(x) * plane > 1024 or step < len(x)
-    sums = scratch("total", groups * parts * tiles * size + width * across, x.dtype)[: None if many else 0]
+    size = (-(-all_tiles // tiles) + 1) * ROWS * taps * across
+    merged, wide = plane < 1024, across | width
+    together = _together(x, pixels, wide)
 
-    def some_images(first: int, images: int) -> None:
-        pixels, wide, length = _lay(x, first, images, r.hull)
-        separate = cotangents = gy[first : first + images].reshape(-1)
-        if merged:
-            cotangents = scratch("cotangents", images * total, x.dtype)
+    def work(begin: int, end: int) -> None:
+        laid = scratch("pixels", together * pixels * wide, x.dtype)
+        cotangents = scratch("cotangents", together * plane * -(-all_tiles // tiles) * ROWS if merged else 0, x.dtype)
+        acc, total = (scratch(name, size + width * across, x.dtype) for name in ("sums", "total"))
+        turned = scratch("turned", (across + width) * taps + width, x.dtype)
+        correlate(
+            begin, end, x, t, length, lists(r, length), gy.reshape(*gy.shape[:2], plane), merged,
+            (c_in, c_out), groups, parts, tiles, together, gw, laid, cotangents, acc, total, turned,
+        )  # fmt: skip
 
-            def merge(begin: int, end: int) -> None:
-                merge_images(begin, end, separate, (images, gy.shape[1], plane), cotangents)
-
-            parallel(merge, gy.shape[1], images * total / 4)
-
-        def work(begin: int, end: int) -> None:
-            acc = scratch("sums", size + width * across, x.dtype)
-            turned = scratch("turned", (across + width) * taps + width, x.dtype)
-            correlate(
-                begin, end, pixels, length * r.hull.output[0], images, wide, lists(r, length), cotangents,
-                images * plane if merged else plane, total, (c_in, c_out), groups, parts, tiles, gw, acc, sums, size,
-                turned, first == 0, first + images == len(x),
-            )  # fmt: skip
-
-        parallel(work, groups * parts * tiles, 2 * images * total * c_in * taps / 250)
-
-    for first in range(0, len(x), step):
-        some_images(first, min(step, len(x) - first))
+    if len(x):
+        parallel(work, groups * parts * tiles, 2 * gy.size * c_in * taps / 250, once=True)
     return gw
