@@ -67,9 +67,9 @@ def _pool() -> ThreadPoolExecutor:
 def parallel(work: Callable[[int, int], Any], items: int, cost: float, once: bool = False) -> None:
     """Call ``work(first, last)`` for parts that together make up range(items), by several threads where it pays.
 
-    ``cost`` is what all items take, in nanoseconds of one thread; another thread begins some 40,000 later. So up to four
-    parts a thread are made, of 50,000 at least, and whoever comes takes the next; or, where each call of ``work`` has
-    costs of its own, ``once`` for each thread.
+    ``cost`` is what all items take, in nanoseconds of one thread; another thread begins some 40,000 later. So there are
+    up to four parts a thread, of 50,000 at least, and whoever is free takes the next; or, where each call of ``work``
+    has costs of its own, ``once`` for each thread.
     """
     threads = min(_threads, items, int(cost / 50_000))
     if threads <= 1:
