@@ -38,21 +38,26 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
 def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I)."""
     v = volumes(g)
-    flat = plain(w).reshape(-1)
-    if not all_finite(
-        flat
-    ):  # beyond the border, zeros would meet an infinite weight where the definition has no product
-        return im2col.conv_input(gy, w, g, groups)
-    gy, w = plain(gy).reshape(*gy.shape[:2], *v.output), flat.reshape(*w.shape[:2], *v.kernel)
-    algorithm = choose("conv_input", v, len(gy), w.shape[1] * groups, len(w), groups, gy.dtype).algorithm
-    gx = winograd.conv_input(gy, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
-    if algorithm == "depthwise":
-        gx = depthwise.conv_input(gy, w, v)
-    elif algorithm == "tiled":
-        gx = tiled.conv_input(gy, w, v, groups)
-    if gx is None:
-        gx = _gather_input(gy, w, v, groups)
+    gy, w = plain(gy).reshape(*gy.shape[:2], *v.output), plain(w).reshape(*w.shape[:2], *v.kernel)
+    if w.size > gy.size:  # both are read here, so look through the smaller one
+        gx = _conv_input(gy, w, v, groups)
+        sound = all_finite(gx.reshape(-1)) or all_finite(w.reshape(-1))
+    elif sound := all_finite(w.reshape(-1)):
+        gx = _conv_input(gy, w, v, groups)
+    if not sound:  # beyond the border, zeros met an infinite weight where the definition has no product
+        gx = im2col.conv_input(gy, w, v, groups)
     return gx.reshape(*gx.shape[:2], *g.size)
+
+
+def _conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
+    """With three axes; what is not finite in w may spread."""
+    algorithm = choose("conv_input", g, len(gy), w.shape[1] * groups, len(w), groups, gy.dtype).algorithm
+    gx = winograd.conv_input(gy, w, g, int(algorithm[-1])) if algorithm.startswith("winograd") else None
+    if algorithm == "depthwise":
+        gx = depthwise.conv_input(gy, w, g)
+    elif algorithm == "tiled":
+        gx = tiled.conv_input(gy, w, g, groups)
+    return _gather_input(gy, w, g, groups) if gx is None else gx
 
 
 def _gather_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:

@@ -26,7 +26,7 @@ from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import copy_strided_run, copy_to_strided_run, leaf, multiply_block, transpose
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, prefetch
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, clear_vector, prefetch
 from tinyconv.kernels.threads import get_num_threads, parallel
 
 _SUMS, _PIECE = (
@@ -100,14 +100,14 @@ def lay_piece(flat, shape, n, channels, od, start, length, depth, rows, runs, pi
                         if id_ < 0 or ih < 0:
                             left = right = high
                         to = at + u * pitch - start
-                        for j in range(to + low, to + left):
-                            piece[j] = 0
+                        for j in range(to + low, to + left, line):  # beyond: written over by what comes next
+                            clear_vector(piece, j)
                         source = image + ih * shape[4] + first - inside * step
                         for column in range(left * step, right * step, line):  # the next channel's row
                             prefetch(flat, source + plane_in + column)
                         copy_strided_run(piece, to + left, flat, source + left * step, step, right - left)
-                        for j in range(to + right, to + high):
-                            piece[j] = 0
+                        for j in range(to + right, to + high, line):
+                            clear_vector(piece, j)
                     at += length
 
 

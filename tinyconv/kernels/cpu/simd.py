@@ -245,6 +245,22 @@ copy_vector = {part: _copy_vector(part) for part in (1, 2, 4)}
 
 
 @intrinsic
+def clear_vector(typing: Any, out: Any, to: Any) -> Any:
+    """out[to + j] = 0 for j < LANES, on a flat array."""
+    signature = types.void(out, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = context.get_value_type(signature.args[0].dtype)
+        size = context.get_abi_sizeof(element)
+        vector = ir.VectorType(element, lanes(size))
+        place = _vector_at(builder, _data(context, builder, signature.args[0], args[0]), args[1], vector)
+        builder.store(ir.Constant(vector, None), place, align=size)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
 def copy_every_second(typing: Any, out: Any, to: Any, a: Any, at: Any) -> Any:
     """out[to + j] = a[at + 2j] for j < LANES, on flat arrays; reads nothing beyond a[at + 2 LANES - 2]."""
     signature = types.void(out, types.intp, a, types.intp)

@@ -32,7 +32,7 @@ from tinyconv.kernels.arrays import Array, scratch_limit
 from tinyconv.kernels.cpu.direct import tables
 from tinyconv.kernels.cpu.memory import element_strides, scratch
 from tinyconv.kernels.cpu.product import copy_run, copy_to_strided_run, leaf
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, deal_tile, multiply_tile, transpose_tile
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, clear_vector, deal_tile, multiply_tile, transpose_tile
 from tinyconv.kernels.threads import get_num_threads, parallel
 
 _three, _two, _one = multiply_tile[ROWS, 3], multiply_tile[ROWS, 2], multiply_tile[ROWS, 1]
@@ -143,6 +143,8 @@ def turn_row(a, at, apart, lanes, count, out, to, wide, spare):  # type: ignore[
         else:
             for lane in range(lanes):
                 copy_run(spare, lane * width, a, at + lane * apart + j, min(width, count - j))
+            for lane in range(lanes, width):
+                clear_vector(spare, lane * width)
             transpose_tile(out, to + j * wide, wide, spare, 0, width)
 
 
@@ -175,10 +177,8 @@ def turn_taps(w, at, apart, lanes, taps, count, out, to, wide, spare):  # type: 
 @njit(nogil=True, inline="always")
 def clear(out, at, wide, count):  # type: ignore[no-untyped-def]
     """Zero in a vector of channels of ``count`` pixels."""
-    width = VECTOR_BYTES // out.itemsize
     for j in range(count):
-        for lane in range(width):
-            out[at + j * wide + lane] = 0
+        clear_vector(out, at + j * wide)
 
 
 @leaf

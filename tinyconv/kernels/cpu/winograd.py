@@ -21,7 +21,6 @@ Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", CVP
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,11 @@ from numba import njit
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
-from tinyconv.kernels.cpu.direct import lay_piece, tables
+from tinyconv.kernels.cpu.direct import tables
 from tinyconv.kernels.cpu.memory import all_finite, element_strides, scratch
-from tinyconv.kernels.cpu.product import copy_run, leaf, multiply_block, transpose
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, sandwich
+from tinyconv.kernels.cpu.product import copy_run, leaf, multiply_block
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, sandwich, transpose_tile
+from tinyconv.kernels.cpu.tiled import lay_plane, store_channels, turn
 from tinyconv.kernels.threads import get_num_threads, parallel
 
 
@@ -80,7 +80,6 @@ _cotangents2, _cotangents4 = sandwich(_transposed(_A2)), sandwich(_PAIRS4, _tran
 _gradients2, _gradients4 = sandwich(_transposed(_G2)), sandwich(_transposed(_G4))
 
 _TILES = 48  # of a block in the forward pass: few enough to stay in the cache, enough to use each weight often
-_PARTS = 2  # that the terms of an element's sum are divided into, for threads to share
 _GRADIENT_BYTES = 8 << 20  # of the transformed pixels and cotangents that are summed at a time
 
 # --------------------------------------------------------------------------------------------------
@@ -89,24 +88,21 @@ _GRADIENT_BYTES = 8 << 20  # of the transformed pixels and cotangents that are s
 
 @leaf
 def transform_images(  # type: ignore[no-untyped-def]
-    m, halo, flat, shape, first, last, tiles, c, depth, rows, runs, pitch, piece, turned, out, at, along, apart
+    m, halo, flat, shape, first, last, tiles, c, kd, t, turned, spare, out, at, along, apart
 ):
     """Tile rows [first, last) of a vector of channels from c on, to out[element * apart + at + tile * along].
 
-    flat of ``shape`` (N, C, D, H, W); tiles (depths, rows, columns) of the tiles of an image. With a ``halo`` the
-    tiles are pixels and overlap, B^t d B; without, they are cotangents, A y' A^t.
+    flat of ``shape`` (N, C, D, H, W); tiles (depths, rows, columns) of the tiles of an image, read ``kd`` planes
+    further on. With a ``halo`` the tiles are pixels and overlap, B^t d B; without, they are cotangents, A y' A^t.
     """
     width = VECTOR_BYTES // flat.itemsize
-    count = min(width, shape[1] - c)
+    lanes, pitch = max(0, min(width, shape[1] - c)), t.pitch
     row = first
     while row < last:
         plane, low = divmod(row, tiles[1])
         high = min(tiles[1], low + last - row)
         n, od = divmod(plane, tiles[0])
-        length = ((high - low) * m + halo) * pitch
-        lay_piece(flat, shape, n, (c, c + count), od, low * m * pitch, length, depth, rows, runs, pitch, 1, piece)
-        piece[count * length : width * length] = 0
-        transpose(piece, length, width, turned, width)
+        lay_plane(flat, shape, n, od + kd, c, lanes, t, (low * m, high * m + halo), turned, 0, width, spare)
         for tile in range((high - low) * tiles[2]):
             corner = (tile // tiles[2] * pitch + tile % tiles[2]) * m * width
             to = at + ((row - first) * tiles[2] + tile) * along
@@ -122,42 +118,41 @@ def transform_images(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def transform_weights(first, last, m, w, base, strides, channels, depths, padded, wide, out):  # type: ignore[no-untyped-def]
+def transform_weights(first, last, m, w, base, strides, rotated, channels, depths, padded, wide, out):  # type: ignore[no-untyped-def]
     """G g G^t for the terms [first, last) of a sum: out[E, term, channel], ``padded`` terms of ``wide`` channels.
 
     A term is (kd, input channel); w is flat, its element (channel, input channel, kd, kh * 3 + kw) at ``base`` + the
-    sum of index times stride; channels (output, input).
+    sum of index times stride, the taps neighbours and, where ``rotated``, in reverse.
     """
     width, n = VECTOR_BYTES // w.itemsize, m + 2
-    nine = np.empty(9 * width, w.dtype)
-    per_depth = padded // depths
+    nine, spare = np.zeros(width * max(width, 16), w.dtype), np.zeros(width * width, w.dtype)
+    corner, row, column = (8 * width, -3 * width, -width) if rotated else (0, 3 * width, width)
+    per_depth, apart = padded // depths, padded * wide
     for term in range(first, last):
         kd, ci = divmod(term, per_depth)
         for co in range(0, wide, width):
-            nine[:] = 0
             if ci < channels[1]:
-                for lane in range(min(width, channels[0] - co)):
-                    at = base + (co + lane) * strides[0] + ci * strides[1] + kd * strides[2]
-                    for tap in range(9):
-                        nine[tap * width + lane] = w[at + tap * strides[3]]
-            to, apart = term * wide + co, padded * wide
-            if m == 4:
-                _weights4(out, to, n * apart, apart, nine, 0, 3 * width, width)
+                at = base + co * strides[0] + ci * strides[1] + kd * strides[2]
+                turn(w, at, strides[0], min(width, channels[0] - co), 9, nine, 0, width, spare)
             else:
-                _weights2(out, to, n * apart, apart, nine, 0, 3 * width, width)
+                nine[:] = 0
+            to = term * wide + co
+            if m == 4:
+                _weights4(out, to, n * apart, apart, nine, corner, row, column)
+            else:
+                _weights2(out, to, n * apart, apart, nine, corner, row, column)
 
 
 @njit(nogil=True, cache=True)
 def convolve_tiles(  # type: ignore[no-untyped-def]
-    first, last, m, x, u, y, block, tiles, padded, wide,
-    depth, rows, runs, pitch, piece, turned, pixels, products, strip,
-):  # fmt: skip
+    first, last, m, x, u, y, block, tiles, depths, dilation, padded, wide, t, turned, pixels, products, strip
+):
     """Blocks [first, last) of ``block`` tile rows: y (N, C_out, OD, OH, OW). False where a result is not finite."""
     width, elements = VECTOR_BYTES // x.itemsize, (m + 2) * (m + 2)
-    per_depth = padded // depth.shape[0]
+    per_depth = padded // depths
     total = x.shape[0] * tiles[0] * tiles[1]
     steps, pixels_in, flat = np.arange(padded), x.reshape(-1), y.reshape(-1)
-    columns = steps * wide
+    columns, spare = steps * wide, np.zeros(width * width, x.dtype)
     finite = True
     for item in range(first, last):
         top, bottom = item * block, min((item + 1) * block, total)
@@ -166,8 +161,8 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
         for term in range(0, padded, width):
             kd, c = divmod(term, per_depth)
             transform_images(
-                m, 2, pixels_in, x.shape, top, bottom, tiles, c, depth[kd : kd + 1], rows, runs, pitch,
-                piece, turned, pixels, term, padded, count * padded,
+                m, 2, pixels_in, x.shape, top, bottom, tiles, c, kd * dilation, t, turned, spare, pixels, term,
+                padded, count * padded,
             )  # fmt: skip
         products[: elements * high * wide] = 0
         for e in range(elements):
@@ -180,7 +175,7 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
                 plane, low = divmod(row, tiles[1])
                 up = min(tiles[1], low + bottom - row)
                 n, od = divmod(plane, tiles[0])
-                length, across = (up - low) * m * tiles[2] * m, tiles[2] * m
+                across = tiles[2] * m
                 for tile in range((up - low) * tiles[2]):
                     corner = (tile // tiles[2] * across + tile % tiles[2]) * m * width
                     at, apart = ((row - top) * tiles[2] + tile) * wide + co, high * wide
@@ -188,62 +183,89 @@ def convolve_tiles(  # type: ignore[no-untyped-def]
                         _outputs4(strip, corner, across * width, width, products, at, 6 * apart, apart)
                     else:
                         _outputs2(strip, corner, across * width, width, products, at, 4 * apart, apart)
-                whole = -(-length // width) * width
-                strip[length * width : whole * width] = 0
-                transpose(strip, width, whole, turned, whole)
-                lanes = min(width, y.shape[1] - co)
-                finite &= all_finite(turned[: lanes * whole])
-                for lane in range(lanes):
-                    to = ((n * y.shape[1] + co + lane) * y.shape[2] + od) * y.shape[3] * y.shape[4]
-                    rows_out = (low * m, min(up * m, y.shape[3]))
-                    store_tile_rows(turned, lane * whole, across, rows_out, flat, to, y.shape[4])
+                finite &= all_finite(strip[: (up - low) * m * across * width])
+                lanes, rows = min(width, y.shape[1] - co), (low * m, min(up * m, y.shape[3]))
+                to = ((n * y.shape[1] + co) * y.shape[2] + od) * y.shape[3] * y.shape[4]
+                store_strip(strip, across, rows, lanes, flat, to, y.shape, spare)
                 row += up - low
     return finite
 
 
 @leaf
-def store_tile_rows(strip, at, across, rows, y, to, columns):  # type: ignore[no-untyped-def]
-    """Output rows (first, last) of a strip whose rows are ``across`` long, to one channel's plane of y."""
-    for oh in range(rows[0], rows[1]):
-        copy_run(y, to + oh * columns, strip, at + (oh - rows[0]) * across, columns)
+def store_strip(strip, across, rows, lanes, y, base, shape, spare):  # type: ignore[no-untyped-def]
+    """Output rows (first, last) of a vector of channels, from a strip [row, column, lane] of rows ``across`` long."""
+    width, columns = VECTOR_BYTES // strip.itemsize, shape[4]
+    made, strides = (1, 1, shape[3] * columns), (0, shape[2] * shape[3] * columns, 0, 0, 1)
+    if across == columns:
+        count = (rows[1] - rows[0]) * columns
+        store_channels(strip, 0, width, count, lanes, rows[0] * columns, made, y, base, strides, spare)
+    else:
+        for oh in range(rows[0], rows[1]):
+            at = (oh - rows[0]) * across * width
+            store_channels(strip, at, width, columns, lanes, oh * columns, made, y, base, strides, spare)
 
 
 @njit(nogil=True, cache=True)
-def sum_tiles(first, last, parts, pixels, cotangents, count, padded, wide, out):  # type: ignore[no-untyped-def]
-    """out[E, term, channel] += sum over the tiles of pixels[E, tile, term] cotangents[E, tile, channel].
+def transform_both(  # type: ignore[no-untyped-def]
+    first, last, m, x, gy, top, bottom, tiles, depths, dilation, padded, wide, t, ty, turned, pixels, cotangents
+):
+    """Vectors [first, last) of the terms, then of the channels of gy: pixels and cotangents [E, tile, lane] of tile
+    rows [top, bottom).
+    """
+    width, count = VECTOR_BYTES // x.itemsize, (bottom - top) * tiles[2]
+    flat, flat_gy, spare = x.reshape(-1), gy.reshape(-1), np.zeros(width * width, x.dtype)
+    for at in range(first * width, last * width, width):
+        if at < padded:
+            kd, c = divmod(at, padded // depths)
+            transform_images(
+                m, 2, flat, x.shape, top, bottom, tiles, c, kd * dilation, t, turned, spare, pixels, at, padded,
+                count * padded,
+            )  # fmt: skip
+        else:
+            c = at - padded
+            transform_images(
+                m, 0, flat_gy, gy.shape, top, bottom, tiles, c, 0, ty, turned, spare, cotangents, c, wide, count * wide
+            )
 
-    Items [first, last) of (element, part of the terms).
+
+@njit(nogil=True, cache=True)
+def sum_tiles(first, last, m, pixels, cotangents, count, depths, padded, wide, out, end, gw):  # type: ignore[no-untyped-def]
+    """Rows of terms [first, last): out[E, term, channel] += sum over tiles of pixels[E, tile, term] cotangents[E, tile,
+    channel]; at the ``end`` G^t U G of them, to gw (C_out, C_in, K_d, 9). False where a result is not finite.
     """
     columns, steps = np.arange(count) * wide, np.arange(count) * padded
-    for item in range(first, last):
-        e, part = divmod(item, parts)
-        groups = padded // ROWS
-        low, high = part * groups // parts * ROWS, (part + 1) * groups // parts * ROWS
+    low, high = first * ROWS, last * ROWS
+    for e in range((m + 2) * (m + 2)):
         acc = out[(e * padded + low) * wide : (e * padded + high) * wide]
         start, shift = e * count * padded, e * count * wide
         multiply_block(acc, wide, pixels, low, high, 1, start, steps, cotangents, shift, columns, count, wide)
-
-
-@njit(nogil=True, cache=True)
-def transform_gradient(first, last, m, summed, depths, padded, wide, gw):  # type: ignore[no-untyped-def]
-    """G^t U G of the terms [first, last), to gw (C_out, C_in, K_d, 9). False where a result is not finite."""
-    width, n = VECTOR_BYTES // summed.itemsize, m + 2
-    nine = np.empty(9 * width, summed.dtype)
-    per_depth, apart = padded // depths, padded * wide
     finite = True
-    for term in range(first, last):
-        kd, ci = divmod(term, per_depth)
-        if ci >= gw.shape[1]:
-            continue
-        for co in range(0, gw.shape[0], width):
-            if m == 4:
-                _gradients4(nine, 0, 3 * width, width, summed, term * wide + co, n * apart, apart)
-            else:
-                _gradients2(nine, 0, 3 * width, width, summed, term * wide + co, n * apart, apart)
-            for lane in range(min(width, gw.shape[0] - co)):
-                for tap in range(9):
-                    gw[co + lane, ci, kd, tap] = nine[tap * width + lane]
-            finite &= all_finite(nine)  # the lanes beyond the last channel are zero
+    if end:
+        spare = np.zeros(max(16, VECTOR_BYTES // out.itemsize) * VECTOR_BYTES // out.itemsize * 2, out.dtype)
+        for term in range(low, high):
+            finite &= transform_gradient(term, m, out, depths, padded, wide, gw.reshape(-1), gw.shape, spare)
+    return finite
+
+
+@leaf
+def transform_gradient(term, m, summed, depths, padded, wide, gw, shape, spare):  # type: ignore[no-untyped-def]
+    """G^t U G of a term, to gw of ``shape`` (C_out, C_in, K_d, 9). False where a result is not finite."""
+    width, n = VECTOR_BYTES // summed.itemsize, m + 2
+    kd, ci = divmod(term, padded // depths)
+    apart, finite = padded * wide, True
+    if ci >= shape[1]:
+        return finite
+    nine, turned = spare[: 16 * width], spare[16 * width :]
+    for co in range(0, shape[0], width):
+        if m == 4:
+            _gradients4(nine, 0, 3 * width, width, summed, term * wide + co, n * apart, apart)
+        else:
+            _gradients2(nine, 0, 3 * width, width, summed, term * wide + co, n * apart, apart)
+        finite &= all_finite(nine)  # the lanes beyond the last channel, and the rows beyond the ninth, are zero
+        for j in range(0, 9, width):
+            transpose_tile(turned, j, 16, nine, j * width, width)
+        for lane in range(min(width, shape[0] - co)):
+            copy_run(gw, (((co + lane) * shape[1] + ci) * depths + kd) * 9, turned, lane * 16, 9)
     return finite
 
 
@@ -259,40 +281,46 @@ def _whole(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def _strip(g: Geometry, tiles: tuple[int, int, int], block: int, m: int, width: int) -> int:
-    """Numbers of a vector of channels over the tile rows of a block, with room for a transposition's last vectors."""
-    return (width + 1) * ((min(block, tiles[1]) * m + 2) * (tiles[2] * m + 2) + 2 * width)
+def _hull(g: Geometry, tiles: tuple[int, int, int], m: int) -> Geometry:
+    """The pixels that the tiles read, as windows of one pixel."""
+    planes = g.output[0] + g.dilation[0] * (g.kernel[0] - 1)
+    return Geometry(g.size, (1, 1, 1), (1, 1, 1), g.padding, (1, 1, 1), (planes, tiles[1] * m + 2, tiles[2] * m + 2))
+
+
+def _strip(tiles: tuple[int, int, int], block: int, m: int, width: int) -> int:
+    """Numbers of a vector of channels over the tile rows of a block, with room for what is lost beyond them."""
+    return width * ((min(block, tiles[1]) * m + 2) * (tiles[2] * m + 2) + 2 * width)
 
 
 def conv(x: Array, w: Array, g: Geometry, m: int) -> Array | None:
     """x (N, C_in, D, H, W), w (C_out, C_in, K_d, 3, 3) to y (N, C_out, *O); None where a result is not finite."""
-    strides = (*element_strides(w)[:3], 1)
-    return _filter(x, w.reshape(-1), w.shape[:2], 0, strides, g, m)
+    return _filter(x, w.reshape(-1), w.shape[:2], 0, element_strides(w)[:3], False, g, m)
 
 
 def conv_input(gy: Array, w: Array, g: Geometry, m: int) -> Array | None:
     """gy (N, C_out, D, H, W), w (C_out, C_in, K_d, 3, 3) to gx (N, C_in, *I): rotated weights, exchanged channels."""
-    c_out, c_in, depth, _ = element_strides(w)[:4]
+    c_out, c_in, depth = element_strides(w)[:3]
     (phase,) = g.transposed_phases()
-    channels, strides = (w.shape[1], w.shape[0]), (c_in, c_out, -depth, -1)
-    return _filter(gy, w.reshape(-1), channels, c_in - 1, strides, phase.geometry(g.output), m)
+    channels, strides = (w.shape[1], w.shape[0]), (c_in, c_out, -depth)
+    return _filter(gy, w.reshape(-1), channels, c_in - depth, strides, True, phase.geometry(g.output), m)
 
 
 def _filter(
-    x: Array, w: Array, channels: tuple[int, int], base: int, strides: tuple[int, ...], g: Geometry, m: int
-) -> Array | None:
+    x: Array, w: Array, channels: tuple[int, int], base: int, strides: tuple[int, ...], rotated: bool, g: Geometry,
+    m: int,
+) -> Array | None:  # fmt: skip
     """The convolution with a flat w, its element (output, input channel, kd, tap) at ``base`` + index times stride."""
     tiles = _tiles(g, m)
-    t = tables(replace(g, output=(g.output[0], tiles[1] * m, tiles[2] * m)))
+    t = tables(_hull(g, tiles, m))
     width, elements, depths = VECTOR_BYTES // x.itemsize, (m + 2) ** 2, g.kernel[0]
     c_out, c_in = channels
     padded, wide = depths * _whole(c_in, width), _whole(c_out, width)
     u = scratch("weights", elements * padded * wide, x.dtype)
 
     def prepare(first: int, last: int) -> None:
-        transform_weights(first, last, m, w, base, strides, channels, depths, padded, wide, u)
+        transform_weights(first, last, m, w, base, strides, rotated, channels, depths, padded, wide, u)
 
-    parallel(prepare, padded, padded * wide * 12)
+    parallel(prepare, padded, padded * wide * 6)
     y = np.empty((len(x), c_out, *g.output), x.dtype)
     rows = len(x) * tiles[0] * tiles[1]
     block = max(1, min(_TILES // tiles[2], -(-rows // (2 * get_num_threads()))))
@@ -300,8 +328,7 @@ def _filter(
     finite = []
 
     def work(first: int, last: int) -> None:
-        room = _strip(g, tiles, block, m, width)
-        piece, turned, strip = (scratch(name, room, x.dtype) for name in ("piece", "turned", "strip"))
+        turned, strip = (scratch(name, _strip(tiles, block, m, width), x.dtype) for name in ("turned", "strip"))
         pixels = scratch("pixels", elements * high * padded, x.dtype)
         products = scratch("products", elements * high * wide, x.dtype)
         finite.append(
@@ -314,13 +341,11 @@ def _filter(
                 y,
                 block,
                 tiles,
+                depths,
+                g.dilation[0],
                 padded,
                 wide,
-                t.depth,
-                t.rows,
-                t.runs,
-                t.pitch,
-                piece,
+                t,
                 turned,
                 pixels,
                 products,
@@ -335,8 +360,8 @@ def _filter(
 def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
     """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in, *K); None where a result is not finite."""
     tiles = _tiles(g, m)
+    t = tables(_hull(g, tiles, m))
     output = (g.output[0], tiles[1] * m, tiles[2] * m)
-    t = tables(replace(g, output=output))
     ty = tables(Geometry(g.output, (1, 1, 1), (1, 1, 1), ((0, 0),) * 3, (1, 1, 1), output))
     width, elements, depths = VECTOR_BYTES // x.itemsize, (m + 2) ** 2, g.kernel[0]
     c_in, c_out = x.shape[1], gy.shape[1]
@@ -347,38 +372,26 @@ def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
     cotangents = scratch("products", elements * block * tiles[2] * wide, x.dtype)
     summed = scratch("weights", elements * padded * wide, x.dtype)
     summed[:] = 0
-    room = _strip(g, tiles, block, m, width)
-    for top in range(0, rows, block):
-        bottom = min(top + block, rows)
-        count = (bottom - top) * tiles[2]
-
-        def transform(first: int, last: int, top: int = top, bottom: int = bottom, count: int = count) -> None:
-            piece, turned = scratch("piece", room, x.dtype), scratch("turned", room, x.dtype)
-            for vector in range(first, last):
-                at = vector * width
-                if at < padded:
-                    kd, c = divmod(at, padded // depths)
-                    transform_images(
-                        m, 2, x.reshape(-1), x.shape, top, bottom, tiles, c, t.depth[kd : kd + 1], t.rows, t.runs,
-                        t.pitch, piece, turned, pixels, at, padded, count * padded,
-                    )  # fmt: skip
-                else:
-                    c = at - padded
-                    transform_images(
-                        m, 0, gy.reshape(-1), gy.shape, top, bottom, tiles, c, ty.depth, ty.rows, ty.runs, ty.pitch,
-                        piece, turned, cotangents, c, wide, count * wide,
-                    )  # fmt: skip
-
-        def add(first: int, last: int, count: int = count) -> None:
-            sum_tiles(first, last, _PARTS, pixels, cotangents, count, padded, wide, summed)
-
-        parallel(transform, (padded + wide) // width, count * (padded + wide) * 25)
-        parallel(add, elements * _PARTS, count * elements * padded * wide / 60)
     gw = np.empty((c_out, c_in, depths, 9), x.dtype)
     finite = []
 
-    def finish(first: int, last: int) -> None:
-        finite.append(transform_gradient(first, last, m, summed, depths, padded, wide, gw))
+    def some_tiles(top: int, bottom: int) -> None:
+        count = (bottom - top) * tiles[2]
 
-    parallel(finish, padded, padded * wide * 12)
-    return gw.reshape(c_out, c_in, *g.kernel) if all(finite) else None
+        def transform(first: int, last: int) -> None:
+            turned = scratch("turned", _strip(tiles, block, m, width), x.dtype)
+            transform_both(
+                first, last, m, x, gy, top, bottom, tiles, depths, g.dilation[0], padded, wide, t, ty, turned, pixels,
+                cotangents,
+            )  # fmt: skip
+
+        def add(first: int, last: int) -> None:
+            end = bottom == rows
+            finite.append(sum_tiles(first, last, m, pixels, cotangents, count, depths, padded, wide, summed, end, gw))
+
+        parallel(transform, (padded + wide) // width, count * (padded + wide) * 12)
+        parallel(add, padded // ROWS, count * elements * padded * wide / 60)
+
+    for top in range(0, rows, block):
+        some_tiles(top, min(top + block, rows))
+    return gw.reshape(c_out, c_in, *g.kernel) if all(finite) and rows else None
