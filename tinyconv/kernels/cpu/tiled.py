@@ -130,6 +130,17 @@ def lists(r: Reading, length: int) -> Lists:
 # Turning around
 
 
+@leaf
+def turn_edge(a, at, apart, lanes, count, out, to, wide, spare):  # type: ignore[no-untyped-def]
+    """A square of fewer numbers than a vector, or of fewer lanes: the others become what they were, and zero."""
+    width = VECTOR_BYTES // a.itemsize
+    for lane in range(lanes):
+        copy_run(spare, lane * width, a, at + lane * apart, count)
+    for lane in range(lanes, width):
+        clear_vector(spare, lane * width)
+    transpose_tile(out, to, wide, spare, 0, width)
+
+
 @njit(nogil=True, inline="always")
 def turn_row(a, at, apart, lanes, count, out, to, wide, spare):  # type: ignore[no-untyped-def]
     """out[to + j * wide + lane] = a[at + lane * apart + j] for j < count and up to a vector of lanes.
@@ -141,11 +152,7 @@ def turn_row(a, at, apart, lanes, count, out, to, wide, spare):  # type: ignore[
         if lanes == width and at + (width - 1) * apart + j + width <= a.size:
             transpose_tile(out, to + j * wide, wide, a, at + j, apart)
         else:
-            for lane in range(lanes):
-                copy_run(spare, lane * width, a, at + lane * apart + j, min(width, count - j))
-            for lane in range(lanes, width):
-                clear_vector(spare, lane * width)
-            transpose_tile(out, to + j * wide, wide, spare, 0, width)
+            turn_edge(a, at + j, apart, lanes, min(width, count - j), out, to + j * wide, wide, spare)
 
 
 turn = leaf(turn_row.py_func)
@@ -169,9 +176,7 @@ def turn_taps(w, at, apart, lanes, taps, count, out, to, wide, spare):  # type: 
                 transpose_tile(out, target + t * wide, wide, w, source + t, taps)
         else:
             for t in range(0, taps, width):
-                for lane in range(lanes):
-                    copy_run(spare, lane * width, w, source + lane * taps + t, min(width, taps - t))
-                transpose_tile(out, target + t * wide, wide, spare, 0, width)
+                turn_edge(w, source + t, taps, lanes, min(width, taps - t), out, target + t * wide, wide, spare)
 
 
 @njit(nogil=True, inline="always")
@@ -224,6 +229,15 @@ def merge_images(flat, shape, images, channels, out):  # type: ignore[no-untyped
 
 
 @leaf
+def store_edge(acc, at, across, lanes, count, y, to, strides, spare):  # type: ignore[no-untyped-def]
+    """A square of fewer outputs than a vector, or of fewer channels, or with gaps between the outputs."""
+    width = VECTOR_BYTES // acc.itemsize
+    transpose_tile(spare, 0, width, acc, at, across)
+    for lane in range(lanes):
+        copy_to_strided_run(y, to + lane * strides[1], strides[4], spare, lane * width, count)
+
+
+@leaf
 def store_channels(acc, at, across, count, lanes, start, made, y, base, strides, spare):  # type: ignore[no-untyped-def]
     """A vector of channels of outputs [start, start + count), ``made`` (OD, OH, OW) of an image, row by row."""
     width = VECTOR_BYTES // acc.itemsize
@@ -241,10 +255,8 @@ def store_channels(acc, at, across, count, lanes, start, made, y, base, strides,
             if strides[4] == 1 and lanes == width and j + width <= long:
                 transpose_tile(y, to + j, strides[1], acc, source, across)
             else:
-                transpose_tile(spare, 0, width, acc, source, across)
-                for lane in range(lanes):
-                    place = to + lane * strides[1] + j * strides[4]
-                    copy_to_strided_run(y, place, strides[4], spare, lane * width, min(width, long - j))
+                rest = min(width, long - j)
+                store_edge(acc, source, across, lanes, rest, y, to + j * strides[4], strides, spare)
         position += long
 
 
