@@ -1,22 +1,22 @@
 """Which algorithm the compiled kernels use for a convolution, and why.
 
-    direct      taps on shifted planes: the sums of the definition, in its order
+    direct      taps on shifted planes: the sums of the definition, in its order; not for the weight gradient
     tiled       tiles of outputs that read their pixels wherever they lie, channels last: the same sums
     columns     the weight gradient with vectors along all taps of all channels: the same sums
     winograd2   Winograd's minimal filtering with tiles of 2 x 2 outputs: fewer products, rounded more
     winograd4   the same with tiles of 4 x 4
-    depthwise   direct, for one channel a group
+    depthwise   for one channel a group: a channel in each lane of a vector
 
 The rule, first match:
 
 1. 'depthwise' where each of at least four groups has one input channel and one output channel; or two, but for the
    input gradient.
 2. 'winograd4' for float32, 3x3 windows of stride 1 without dilation or groups, at least 16 channels on both sides, and
-   at least 32 tiles to share the cost of transforming the weights.
-3. 'columns' for the weight gradient of fewer than 16 input channels, whose taps fill a vector together.
-4. 'tiled' for at least 16 channels that are summed and 32 that are made, where 'direct' would be slow: where it would
-   throw away more than 6 % of its work between the rows of the outputs, where images are small or few, and for
-   windows with a stride.
+   at least 32 tiles a plane of the window to share the cost of transforming the weights.
+3. For the weight gradient 'columns' where there are fewer than 16 input channels, whose taps fill a vector together,
+   and else 'tiled'.
+4. 'tiled' for at least 16 channels that are summed and 16 that are made, where 'direct' would throw away more than 3 %
+   of its work between the rows of the outputs, where images are small or few, and for windows with a stride.
 5. 'direct'.
 """
 
@@ -35,12 +35,8 @@ ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd2", "winograd4")
 
 _LEAST_CHANNELS = 16  # for Winograd: a vector of float32
 _LEAST_TILES = 32
-_SMALL_IMAGE = 64  # pixels
-_FEW_PIXELS = {
-    "conv": 256,
-    "conv_input": 1024,
-    "conv_weight": 256,
-}  # of all images; 'direct' turns weights around first
+_SMALL_IMAGE = 800  # pixels
+_FEW_PIXELS = 4000  # of all images, for the input gradient: 'direct' turns the weights around first
 _forced = "auto"
 
 
@@ -87,7 +83,11 @@ def choose(
     if c_in == groups and groups >= 4 and (c_out == groups or (c_out <= 2 * groups and face != "conv_input")):
         return Choice("depthwise", "one channel a group: nothing to sum but the taps")
     fits = winograd_fits(g, groups)
-    if _forced in ("direct", "tiled") or (_forced.startswith("winograd") and fits):
+    if (
+        _forced == "tiled"
+        or (_forced == "direct" and face != "conv_weight")
+        or (_forced.startswith("winograd") and fits)
+    ):
         return Choice(_forced, "forced by use_kernels")
     depth, rows, columns = g.output
     tiles = batch * depth * -(-rows // 4) * -(-columns // 4)
@@ -97,17 +97,18 @@ def choose(
     c_in, c_out = c_in // groups, c_out // groups
     if face == "conv_weight" and c_in < _LEAST_CHANNELS:
         return Choice("columns", f"{c_in} input channels do not fill a vector, their taps do")
-    summed, made = (c_in, c_out) if face == "conv" else (c_out, c_in)
-    if summed >= _LEAST_CHANNELS and made >= 2 * _LEAST_CHANNELS:
-        size = g.size if face == "conv_input" else g.output
+    if face == "conv_weight":
+        return Choice("tiled", f"{c_in} input channels fill {-(-c_in // _LEAST_CHANNELS)} vectors")
+    if min(c_in, c_out) >= _LEAST_CHANNELS:
+        pixels = prod(g.size if face == "conv_input" else g.output)
         reach = g.dilation[-1] * (g.kernel[-1] - 1) // g.stride[-1]
         wasted = reach / (columns + reach) if rows > 1 else 0.0
-        if wasted > 0.06:
+        if wasted > 0.03:
             return Choice(
                 "tiled", f"'direct' would throw away {wasted:.0%} of its work on images of {rows} x {columns}"
             )
-        if prod(size) < _SMALL_IMAGE or batch * prod(size) < _FEW_PIXELS[face]:
-            return Choice("tiled", f"{batch} images of {prod(size)} pixels are few")
+        if pixels < _SMALL_IMAGE or (face == "conv_input" and batch * pixels < _FEW_PIXELS):
+            return Choice("tiled", f"{batch} images of {pixels} pixels are few")
         if max(g.stride) > 1 and prod(g.kernel) > 1:
             return Choice("tiled", f"windows with a stride of {max(g.stride)}")
     return Choice("direct", f"{rows} x {columns} outputs, {c_in} to {c_out} channels a group")

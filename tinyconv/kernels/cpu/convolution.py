@@ -16,8 +16,6 @@ from tinyconv.kernels.cpu.memory import all_finite, element_strides, plain
 from tinyconv.kernels.cpu.product import leaf
 from tinyconv.kernels.threads import parallel
 
-_WEIGHT = {"tiled": tiled.conv_weight, "columns": columns.conv_weight}
-
 
 def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O)."""
@@ -103,6 +101,8 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     gw = winograd.conv_weight(x, gy, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
     if algorithm == "depthwise":
         gw = depthwise.conv_weight(x, gy, v)
+    elif algorithm == "columns":
+        gw = columns.conv_weight(x, gy, v, groups)
     if gw is None:
-        gw = _WEIGHT.get(algorithm, direct.conv_weight)(x, gy, v, groups)
+        gw = tiled.conv_weight(x, gy, v, groups)
     return gw.reshape(*gw.shape[:2], *g.kernel)

@@ -25,7 +25,7 @@ from numba import njit
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.memory import scratch
-from tinyconv.kernels.cpu.product import copy_strided_run, copy_to_strided_run, leaf, multiply_block, transpose
+from tinyconv.kernels.cpu.product import copy_strided_run, copy_to_strided_run, leaf, multiply_block
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, clear_vector, prefetch
 from tinyconv.kernels.threads import get_num_threads, parallel
 
@@ -168,71 +168,6 @@ def store_rows(acc, at, start, count, pitch, y, to, strides, across):  # type: i
         copy_to_strided_run(y, row, strides[4], acc, at + oh * pitch - start + low, high - low)
 
 
-@njit(nogil=True, cache=True)
-def correlate(  # type: ignore[no-untyped-def]
-    first, last, x, gy, gw, out, groups, block, chunk, t, step, piece, turned, acc, total
-):
-    """Items [first, last) of (group, chunk of its channels): gw (C_out, C_in/G, K) from all images and positions.
-
-    x (N, C_in, D, H, W); gy flat, (N, C_out, OD * OH * OW).
-    """
-    taps, width, pitch = t.tap_plane.size, VECTOR_BYTES // x.itemsize, t.pitch
-    c_in, c_out, plane = x.shape[1] // groups, gw.shape[0] // groups, out[1] * out[2]
-    chunks = -(-c_in // chunk)
-    high = -(-c_out // ROWS) * ROWS
-    columns, steps, flat = np.empty(block, np.int64), np.arange(block), x.reshape(-1)
-    for item in range(first, last):
-        group, c = item // chunks, item % chunks * chunk
-        count = min(chunk, c_in - c)
-        channels = (group * c_in + c, group * c_in + c + count)
-        wide = -(-count // width) * width
-        total[: taps * high * wide] = 0
-        acc[: taps * high * wide] = 0
-        summed = 0
-        for n in range(x.shape[0]):
-            for od in range(out[0]):
-                for start in range(0, plane, block):
-                    stop = min(start + block, plane)
-                    begin = start // out[2] * pitch + start % out[2]
-                    length = (stop - 1) // out[2] * pitch + (stop - 1) % out[2] + 1 - begin + t.reach
-                    lay_piece(
-                        flat, x.shape, n, channels, od, begin, length, t.depth, t.rows, t.runs, pitch, step, piece
-                    )
-                    transpose(piece, t.planes * length, count, turned, wide)
-                    for q in range(start, stop):
-                        columns[q - start] = (q // out[2] * pitch + q % out[2] - begin) * wide
-                    at = ((n * groups + group) * c_out * out[0] + od) * plane + start
-                    for tap in range(taps):
-                        shift = (t.tap_plane[tap] * length + t.tap_row[tap] * pitch + t.tap_column[tap]) * wide
-                        sums = acc[tap * high * wide : (tap + 1) * high * wide]
-                        multiply_block(
-                            sums,
-                            wide,
-                            gy,
-                            0,
-                            c_out,
-                            out[0] * plane,
-                            at,
-                            steps,
-                            turned,
-                            shift,
-                            columns,
-                            stop - start,
-                            wide,
-                        )
-                    summed += stop - start
-                    if summed >= 1024:  # long sums are made of shorter ones, which keeps their rounding small
-                        for j in range(taps * high * wide):
-                            total[j] += acc[j]
-                        acc[: taps * high * wide] = 0
-                        summed = 0
-        for co in range(c_out):
-            for ci in range(count):
-                for tap in range(taps):
-                    at = (tap * high + co) * wide + ci
-                    gw[group * c_out + co, c + ci, tap] = total[at] + acc[at]
-
-
 def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
     """The convolution of x (N, C_in, D, H, W) with w (C_out, C_in/G * K) into the flat array y.
 
@@ -260,28 +195,3 @@ def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Ge
         )  # fmt: skip
 
     parallel(work, items * parts, operations / 100)
-
-
-def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
-    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
-    t = tables(g)
-    c_in, c_out, width = x.shape[1] // groups, gy.shape[1] // groups, VECTOR_BYTES // x.itemsize
-    taps = prod(g.kernel)
-    gw = np.empty((groups * c_out, c_in, taps), x.dtype)
-    block = min(256, g.output[1] * g.output[2])  # depends on the shapes alone, for it decides the order of the sums
-    chunk = min(2 * width, c_in)
-    wide, high = -(-chunk // width) * width, -(-c_out // ROWS) * ROWS
-    longest = ((block - 1) // g.output[2] + 1) * t.pitch + min(block, g.output[2]) + t.reach
-    items = groups * -(-c_in // chunk)
-
-    def work(first: int, last: int) -> None:
-        piece = scratch("piece", (chunk + width) * t.planes * longest, x.dtype)
-        turned = scratch("turned", (t.planes * longest + width) * wide, x.dtype)
-        acc, total = (scratch(name, taps * high * wide, x.dtype) for name in ("sums", "total"))
-        correlate(
-            first, last, x, gy.reshape(-1), gw, g.output, groups, block, chunk, t, g.stride[2],
-            piece, turned, acc, total,
-        )  # fmt: skip
-
-    parallel(work, items, 2 * gy.size * c_in * taps / 100)
-    return gw.reshape(groups * c_out, c_in, *g.kernel)
