@@ -98,7 +98,7 @@ def correlate(  # type: ignore[no-untyped-def]
                 gw[share, group * c_out + co, c + k // taps, k % taps] = total[at] + acc[at]
 
 
-def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
+def conv_weight(x: Array, gy: Array, gw: Array, g: Geometry, groups: int) -> None:
     """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
     t = tables(g)
     c_in, c_out, width = x.shape[1] // groups, gy.shape[1] // groups, VECTOR_BYTES // x.itemsize
@@ -106,7 +106,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     # Both depend on the shapes alone, for they decide the order of the sums.
     block = min(_BLOCK, plane)
     shares = max(1, min(_SHARES, len(x) * g.output[0] * -(-plane // block)))
-    gw = np.empty((shares, groups * c_out, c_in, taps), x.dtype)
+    sums = np.empty((shares, groups * c_out, c_in, taps), x.dtype)
     row_length = -(-block // width) * width + width
     chunk = min(c_in, max(1, 256 // taps))
     wide, high = -(-chunk * taps // width) * width, -(-c_out // ROWS) * ROWS
@@ -118,9 +118,9 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
         turned = scratch("turned", row_length * wide, x.dtype)
         acc, total = scratch("sums", high * wide, x.dtype), scratch("total", high * wide, x.dtype)
         correlate(
-            first, last, x, gy.reshape(-1), gw, g.output, groups, block, row_length, chunk, t, g.stride[2],
+            first, last, x, gy.reshape(-1), sums, g.output, groups, block, row_length, chunk, t, g.stride[2],
             piece, columns, turned, acc, total,
         )  # fmt: skip
 
     parallel(work, shares * groups * -(-c_in // chunk), 2 * gy.size * c_in * taps / 100)
-    return gw.sum(0, x.dtype).reshape(groups * c_out, c_in, *g.kernel)
+    np.sum(sums, 0, out=gw.reshape(sums.shape[1:]))

@@ -20,50 +20,50 @@ from tinyconv.kernels.threads import parallel
 def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O)."""
     v = volumes(g)
-    x, w = plain(x).reshape(*x.shape[:2], *v.size), plain(w).reshape(*w.shape[:2], *v.kernel)
+    y = np.empty((len(x), len(w), *g.output), x.dtype)
+    x, w, out = (plain(a).reshape(*a.shape[:2], *axes) for a, axes in ((x, v.size), (w, v.kernel), (y, v.output)))
     algorithm = choose("conv", v, len(x), x.shape[1], len(w), groups, x.dtype).algorithm
-    y = winograd.conv(x, w, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
     if algorithm == "depthwise":
-        y = depthwise.conv(x, w, v)
+        depthwise.conv(x, w, out, v)
     elif algorithm == "tiled":
-        y = tiled.conv(x, w, v, groups)
-    if y is None:
-        y = np.empty((len(x), len(w), *v.output), x.dtype)
-        direct.run(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(y), v, groups)
-    return y.reshape(*y.shape[:2], *g.output)
+        tiled.conv(x, w, out, v, groups)
+    elif not (algorithm.startswith("winograd") and winograd.conv(x, w, out, v, int(algorithm[-1]))):
+        direct.conv(x, w.reshape(len(w), -1), y.reshape(-1), 0, element_strides(out), v, groups)
+    return y
 
 
 def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I)."""
     v = volumes(g)
-    gy, w = plain(gy).reshape(*gy.shape[:2], *v.output), plain(w).reshape(*w.shape[:2], *v.kernel)
+    gx = np.empty((len(gy), groups * w.shape[1], *g.size), gy.dtype)
+    gy, w, out = (plain(a).reshape(*a.shape[:2], *axes) for a, axes in ((gy, v.output), (w, v.kernel), (gx, v.size)))
     if w.size > gy.size:  # both are read here, so look through the smaller one
-        gx = _conv_input(gy, w, v, groups)
+        _conv_input(gy, w, out, v, groups)
         sound = all_finite(gx.reshape(-1)) or all_finite(w.reshape(-1))
     elif sound := all_finite(w.reshape(-1)):
-        gx = _conv_input(gy, w, v, groups)
+        _conv_input(gy, w, out, v, groups)
     if not sound:  # beyond the border, zeros met an infinite weight where the definition has no product
-        gx = im2col.conv_input(gy, w, v, groups)
-    return gx.reshape(*gx.shape[:2], *g.size)
+        out[...] = im2col.conv_input(gy, w, v, groups)
+    return gx
 
 
-def _conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
-    """With three axes; what is not finite in w may spread."""
-    algorithm = choose("conv_input", g, len(gy), w.shape[1] * groups, len(w), groups, gy.dtype).algorithm
-    gx = winograd.conv_input(gy, w, g, int(algorithm[-1])) if algorithm.startswith("winograd") else None
+def _conv_input(gy: Array, w: Array, gx: Array, g: Geometry, groups: int) -> None:
+    """With three axes, into gx; what is not finite in w may spread."""
+    algorithm = choose("conv_input", g, len(gy), gx.shape[1], len(w), groups, gy.dtype).algorithm
     if algorithm == "depthwise":
-        gx = depthwise.conv_input(gy, w, g)
+        depthwise.conv_input(gy, w, gx, g)
     elif algorithm == "tiled":
-        gx = tiled.conv_input(gy, w, g, groups)
-    return _gather_input(gy, w, g, groups) if gx is None else gx
+        tiled.conv_input(gy, w, gx, g, groups)
+    elif not (algorithm.startswith("winograd") and winograd.conv_input(gy, w, gx, g, int(algorithm[-1]))):
+        _gather_input(gy, w, gx, g, groups)
 
 
-def _gather_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
+def _gather_input(gy: Array, w: Array, gx: Array, g: Geometry, groups: int) -> None:
     """The input gradient as a convolution of gy for each phase of the pixels, with some of the taps, rotated."""
     c_out, c_in = len(w) // groups, w.shape[1]
     phases = g.transposed_phases()
-    read = all(min(phase.kernel) for phase in phases)
-    gx = (np.empty if read else np.zeros)((len(gy), groups * c_in, *g.size), gy.dtype)
+    if not all(min(phase.kernel) for phase in phases):  # some pixels are read by no window
+        gx[...] = 0
     strides = element_strides(gx)
     shape = (groups, c_out, c_in, prod(g.kernel))
     tap_numbers = np.arange(prod(g.kernel)).reshape(g.kernel)
@@ -75,8 +75,7 @@ def _gather_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
             parallel(exchange, c_in, 2 * rotated.size)
             base = sum(pixels.start * stride for pixels, stride in zip(phase.pixels, strides[2:]))
             steps = (*strides[:2], *(stride * s for stride, s in zip(strides[2:], g.stride)))
-            direct.run(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
-    return gx
+            direct.conv(gy, rotated, gx.reshape(-1), base, steps, phase.geometry(g.output), groups)
 
 
 @leaf
@@ -96,13 +95,13 @@ def exchange_channels(w, shape, taps, out, first, last):  # type: ignore[no-unty
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
     v = volumes(g)
-    x, gy = plain(x).reshape(*x.shape[:2], *v.size), plain(gy).reshape(*gy.shape[:2], *v.output)
+    gw = np.empty((gy.shape[1], x.shape[1] // groups, *g.kernel), x.dtype)
+    x, gy, out = (plain(a).reshape(*a.shape[:2], *axes) for a, axes in ((x, v.size), (gy, v.output), (gw, v.kernel)))
     algorithm = choose("conv_weight", v, len(x), x.shape[1], gy.shape[1], groups, x.dtype).algorithm
-    gw = winograd.conv_weight(x, gy, v, int(algorithm[-1])) if algorithm.startswith("winograd") else None
     if algorithm == "depthwise":
-        gw = depthwise.conv_weight(x, gy, v)
+        depthwise.conv_weight(x, gy, out, v)
     elif algorithm == "columns":
-        gw = columns.conv_weight(x, gy, v, groups)
-    if gw is None:
-        gw = tiled.conv_weight(x, gy, v, groups)
-    return gw.reshape(*gw.shape[:2], *g.kernel)
+        columns.conv_weight(x, gy, out, v, groups)
+    elif not (algorithm.startswith("winograd") and winograd.conv_weight(x, gy, out, v, int(algorithm[-1]))):
+        tiled.conv_weight(x, gy, out, v, groups)
+    return gw

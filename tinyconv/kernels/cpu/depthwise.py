@@ -172,24 +172,20 @@ def correlate(first, last, x, t, b, reads, gy, gw, pixels, cotangents, acc):  # 
 # Calls
 
 
-def conv(x: Array, w: Array, g: Geometry) -> Array:
+def conv(x: Array, w: Array, y: Array, g: Geometry) -> None:
     """x (N, C_in, D, H, W), w (C_out, 1, *K) to y (N, C_out, *O)."""
-    y = np.empty((len(x), len(w), *g.output), x.dtype)
     _run(x, w, y, reading(g), np.arange(prod(g.kernel)), np.zeros(1, np.int64), np.array([element_strides(y)]))
-    return y
 
 
-def conv_input(gy: Array, w: Array, g: Geometry) -> Array:
+def conv_input(gy: Array, w: Array, gx: Array, g: Geometry) -> None:
     """gy (N, C, *O), w (C, 1, *K) to gx (N, C, *I)."""
-    shape, found = (*gy.shape[:2], *g.size), transposed_reading(g)
-    if found is None:
-        return np.zeros(shape, gy.dtype)
-    r, taps, first = found
-    read = sum(prod(phase.made) for phase in r.phases) == prod(g.size)
-    gx = (np.empty if read else np.zeros)(shape, gy.dtype)
-    strides = np.array(element_strides(gx))
-    _run(gy, w, gx, r, taps, first @ strides[2:], np.tile(strides * (1, 1, *g.stride), (len(r.phases), 1)))
-    return gx
+    found = transposed_reading(g)
+    if found is None or found.gaps:
+        gx[...] = 0
+    if found is not None:
+        strides = np.array(element_strides(gx))
+        steps = np.tile(strides * (1, 1, *g.stride), (len(found.first), 1))
+        _run(gy, w, gx, found.reading, found.taps, found.first @ strides[2:], steps)
 
 
 def _run(x: Array, w: Array, y: Array, r: Reading, numbers: Array, bases: Array, strides: Array) -> None:
@@ -216,22 +212,22 @@ def _prepare(x: Array, r: Reading) -> tuple[Tables, Bands, Lists]:
     return tables(r.hull), b, lists(r, b.length)
 
 
-def conv_weight(x: Array, gy: Array, g: Geometry) -> Array:
+def conv_weight(x: Array, gy: Array, gw: Array, g: Geometry) -> None:
     """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, 1, *K)."""
     r = reading(g)
     t, b, reads = _prepare(x, r)
     width, kernel, plane = VECTOR_BYTES // x.itemsize, prod(g.kernel), prod(g.output)
     shares = max(1, min(_SHARES, len(x)))
-    gw = np.empty((shares, gy.shape[1], kernel))
+    sums = np.empty((shares, gy.shape[1], kernel))
 
     def work(begin: int, end: int) -> None:
         pixels = scratch("pixels", (r.hull.output[0] * b.length + width) * width, x.dtype)
         cotangents = scratch("cotangents", (b.rows * g.output[2] + width) * width, x.dtype)
         acc = scratch("sums", (kernel + ROWS) * width, x.dtype)
         correlate(
-            begin, end, x, t, b, reads, gy.reshape(*gy.shape[:2], plane), gw, pixels, cotangents, acc
+            begin, end, x, t, b, reads, gy.reshape(*gy.shape[:2], plane), sums, pixels, cotangents, acc
         )  # fmt: skip
 
     items = shares * -(-x.shape[1] // width)
     parallel(work, items, x.shape[1] * len(x) * (prod(r.hull.output) + plane) / 4)
-    return gw.sum(0).astype(x.dtype).reshape(len(gw[0]), 1, *g.kernel)
+    gw.reshape(len(gw), kernel)[...] = sums.sum(0)

@@ -168,7 +168,7 @@ def store_rows(acc, at, start, count, pitch, y, to, strides, across):  # type: i
         copy_to_strided_run(y, row, strides[4], acc, at + oh * pitch - start + low, high - low)
 
 
-def run(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
+def conv(x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], g: Geometry, groups: int) -> None:
     """The convolution of x (N, C_in, D, H, W) with w (C_out, C_in/G * K) into the flat array y.
 
     Element (n, co, od, oh, ow) goes to ``base`` + the sum of index times stride.

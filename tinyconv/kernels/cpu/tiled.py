@@ -22,15 +22,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels.arrays import Array, scratch_limit
-from tinyconv.kernels.cpu.direct import tables
-from tinyconv.kernels.cpu.memory import element_strides, scratch
+from tinyconv.kernels.cpu.direct import Tables, tables
+from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import copy_run, copy_to_strided_run, leaf
 from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, clear_vector, deal_tile, multiply_tile, transpose_tile
 from tinyconv.kernels.threads import get_num_threads, parallel
@@ -87,13 +87,20 @@ def reading(g: Geometry) -> Reading:
     return Reading(hull, (Phase(g.output, (0, 0, 0), strides, g.dilation, g.kernel),))
 
 
-@lru_cache(maxsize=256)
-def transposed_reading(g: Geometry) -> tuple[Reading, Array, Array] | None:
-    """The reading of a transposed map, the number of each tap in it, and the first output (phases, 3) of each phase.
+class TransposedReading(NamedTuple):
+    """The reading of a transposed map."""
 
-    None where all windows lie beside the image.
-    """
-    phases = [phase for phase in g.transposed_phases() if min(phase.kernel)]
+    reading: Reading
+    taps: Array  # (taps,) the number that each has in the weights
+    first: Array  # (phases, 3) the first output of each phase
+    gaps: bool  # whether there are outputs that no tap reads for
+
+
+@lru_cache(maxsize=256)
+def transposed_reading(g: Geometry) -> TransposedReading | None:
+    """Of the map that ``g`` is the transpose of; None where all windows lie beside the image."""
+    all_phases = g.transposed_phases()
+    phases = [phase for phase in all_phases if min(phase.kernel)]
     if not phases:
         return None
     low = np.max([phase.before for phase in phases], 0)
@@ -108,7 +115,7 @@ def transposed_reading(g: Geometry) -> tuple[Reading, Array, Array] | None:
     numbers = np.arange(prod(g.kernel)).reshape(g.kernel)
     taps = np.concatenate([numbers[phase.taps].reshape(-1) for phase in phases])
     first = np.array([[pixels.start for pixels in phase.pixels] for phase in phases])
-    return Reading(hull, tuple(readers)), taps, first
+    return TransposedReading(Reading(hull, tuple(readers)), taps, first, len(phases) < len(all_phases))
 
 
 @lru_cache(maxsize=256)
@@ -433,100 +440,150 @@ def store_taps(sums, at, across, taps, turned, out, to, count):  # type: ignore[
 # Calls
 
 
-def _together(x: Array, pixels: int, channels: int) -> int:
-    """How many images to lay out at a time."""
-    return max(1, min(len(x), scratch_limit() // (x.itemsize * pixels * channels)))
-
-
-def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
+def conv(x: Array, w: Array, y: Array, g: Geometry, groups: int) -> None:
     """x (N, C_in, D, H, W), w (C_out, C_in/G, *K) to y (N, C_out, *O)."""
-    y = np.empty((len(x), len(w), *g.output), x.dtype)
-    channels, strides = (w.shape[1], len(w) // groups), np.array([element_strides(y)])
-    _run(x, w, y, reading(g), np.arange(prod(g.kernel)), np.zeros(1, np.int64), strides, False, channels, groups)
-    return y
+    shape = (*x.shape[:2], len(w), groups)
+    _run(x, w, y, _plan(g, False, shape, x.dtype, get_num_threads(), scratch_limit()))
 
 
-def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
+def conv_input(gy: Array, w: Array, gx: Array, g: Geometry, groups: int) -> None:
     """gy (N, C_out, *O), w (C_out, C_in/G, *K) to gx (N, C_in, *I)."""
-    shape, found = (len(gy), groups * w.shape[1], *g.size), transposed_reading(g)
-    if found is None:
-        return np.zeros(shape, gy.dtype)
-    r, taps, first = found
-    read = sum(prod(phase.made) for phase in r.phases) == prod(g.size)
-    gx = (np.empty if read else np.zeros)(shape, gy.dtype)
-    strides = np.array(element_strides(gx))
-    steps = np.tile(strides * (1, 1, *g.stride), (len(r.phases), 1))
-    _run(gy, w, gx, r, taps, first @ strides[2:], steps, True, (len(w) // groups, w.shape[1]), groups)
-    return gx
+    found = transposed_reading(g)
+    if found is None or found.gaps:
+        gx[...] = 0
+    if found is not None:
+        shape = (*gy.shape[:2], gx.shape[1], groups)
+        _run(gy, w, gx, _plan(g, True, shape, gy.dtype, get_num_threads(), scratch_limit()))
 
 
-def _run(
-    x: Array, w: Array, y: Array, r: Reading, numbers: Array, bases: Array, strides: Array,
-    transposed: bool, channels: tuple[int, int], groups: int,
-) -> None:  # fmt: skip
-    """The arguments as in ``convolve``."""
-    t, width, phases, kernel = tables(r.hull), VECTOR_BYTES // x.itemsize, len(r.phases), prod(w.shape[2:])
+class Plan(NamedTuple):
+    """What the arguments of ``convolve`` are but for the arrays of numbers, and the room that it needs."""
+
+    tables: Tables
+    wide: int
+    length: int
+    reads: Lists
+    stored: Array
+    kernel: int
+    numbers: Array
+    transposed: bool
+    channels: tuple[int, int]
+    groups: int
+    shares: int
+    parts: int
+    block: int
+    chunk: int
+    bases: Array
+    strides: Array
+    room: tuple[int, int, int]  # numbers of the pixels, of the panel of weights and of the sums
+    operations: int
+    once: bool  # whether a thread should take all its items at once
+
+
+@lru_cache(maxsize=256)
+def _plan(
+    g: Geometry, transposed: bool, shape: tuple[int, int, int, int], dtype: np.dtype[Any], threads: int, limit: int
+) -> Plan:
+    """``shape``: images, channels that are summed and channels that are made, of all groups; groups."""
+    images, c_in, c_out, groups = shape
+    channels, made = (c_in // groups, c_out // groups), g.size if transposed else g.output
+    strides = np.array([c_out * prod(made), prod(made), made[1] * made[2], made[2], 1])
+    if transposed:
+        r, numbers, first, _ = transposed_reading(g)  # type: ignore[misc]
+        bases, steps = first @ strides[2:], np.tile(strides * (1, 1, *g.stride), (len(first), 1))
+    else:
+        r, numbers, bases, steps = reading(g), np.arange(prod(g.kernel)), np.zeros(1, np.int64), strides[None]
+    width, phases, kernel = VECTOR_BYTES // dtype.itemsize, len(r.phases), prod(g.kernel)
     length = r.hull.output[1] * r.hull.output[2] + width  # room for what is lost beyond a plane
-    pixels, threads = r.hull.output[0] * length, get_num_threads()
-    reads = lists(r, length)
+    pixels, reads = r.hull.output[0] * length, lists(r, length)
     stored, longest = reads.made, max(prod(phase.made) for phase in r.phases)
-    if longest == prod(y.shape[2:]):  # the outputs of an image follow each other without gaps: one row
-        stored, strides = np.array([[1, 1, longest]]), np.array([[*strides[0, :2], 0, 0, 1]])
-    products = sum(prod(phase.made) * prod(phase.kernel) for phase in r.phases) * prod(channels) * groups
-    wide = (-(-x.shape[1] // width) | 1) * width  # lines of memory an even number apart find few places in the cache
+    if longest == prod(made):  # the outputs of an image follow each other without gaps: one row
+        stored, steps = np.array([[1, 1, longest]]), np.array([[*steps[0, :2], 0, 0, 1]])
+    wide = (-(-c_in // width) | 1) * width  # lines of memory an even number apart find few places in the cache
     # Each thread turns around either its share of the images or of the weights, and all of the other.
-    numbers_read = len(x) * pixels * wide
-    many = numbers_read > 8 * w.size
-    shares = min(len(x), 4 * threads if many else threads) if 2 * numbers_read > w.size else 1
-    shares = max(shares, -(-len(x) // _together(x, pixels, wide)))
-    images = -(-len(x) // max(1, shares))
+    weights, numbers_read = prod(channels) * groups * kernel, images * pixels * wide
+    many = numbers_read > 8 * weights
+    shares = min(images, 4 * threads if many else threads) if 2 * numbers_read > weights else 1
+    shares = max(1, min(images, max(shares, -(-numbers_read * dtype.itemsize // limit))))
+    each = -(-images // shares)
     vectors = -(-channels[1] // width)
     parts = -(-vectors // _VECTORS)
     if shares * groups < threads:
         parts = min(vectors, -(-parts // threads) * threads)
     across = -(-vectors // parts) * width
-    chunk = min(channels[0], max(width, _PANEL // (x.itemsize * kernel * across)))
-    block = min(-(-longest * images // ROWS), max(2, _POSITIONS // phases // ROWS)) * ROWS
+    chunk = min(channels[0], max(width, _PANEL // (dtype.itemsize * kernel * across)))
+    block = max(1, min(-(-longest * each // ROWS), max(2, _POSITIONS // phases // ROWS))) * ROWS
+    room = (each * pixels * wide, (chunk * kernel + width) * across, (phases * block + width) * across)
+    products = sum(prod(phase.made) * prod(phase.kernel) for phase in r.phases) * prod(channels) * groups
+    return Plan(
+        tables(r.hull), wide, length, reads, stored, kernel, numbers, transposed, channels, groups, shares, parts,
+        block, chunk, bases, steps, room, 2 * images * products, not many,
+    )  # fmt: skip
+
+
+def _run(x: Array, w: Array, y: Array, p: Plan) -> None:
+    flat, out = w.reshape(-1), y.reshape(-1)
 
     def work(begin: int, end: int) -> None:
-        laid = scratch("pixels", images * pixels * wide, x.dtype)
-        panel = scratch("panel", (chunk * kernel + width) * across, x.dtype)
-        acc = scratch("sums", (phases * block + width) * across, x.dtype)
+        pixels, panel, acc = (scratch(name, room, x.dtype) for name, room in zip(("pixels", "panel", "sums"), p.room))
         convolve(
-            begin, end, x, t, wide, length, reads, stored, w.reshape(-1), kernel, numbers, transposed,
-            channels, groups, shares, parts, block, chunk, y.reshape(-1), bases, strides, laid, panel, acc,
+            begin, end, x, p.tables, p.wide, p.length, p.reads, p.stored, flat, p.kernel, p.numbers, p.transposed,
+            p.channels, p.groups, p.shares, p.parts, p.block, p.chunk, out, p.bases, p.strides, pixels, panel, acc,
         )  # fmt: skip
 
-    if len(x):
-        parallel(work, shares * groups * parts, 2 * len(x) * products / 250, once=not many)
+    parallel(work, p.shares * p.groups * p.parts, p.operations / 250, p.once)
 
 
-def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
-    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
-    r = reading(g)
-    t, width, plane, taps = tables(r.hull), VECTOR_BYTES // x.itemsize, prod(g.output), prod(g.kernel)
+class WeightPlan(NamedTuple):
+    """The same for ``correlate``."""
+
+    tables: Tables
+    length: int
+    reads: Lists
+    merged: bool
+    channels: tuple[int, int]
+    groups: int
+    parts: int
+    tiles: int
+    together: int
+    room: tuple[int, ...]  # numbers of the pixels, cotangents, sums, totals and turned sums
+
+
+@lru_cache(maxsize=256)
+def _weight_plan(
+    g: Geometry, shape: tuple[int, int, int, int], dtype: np.dtype[Any], threads: int, limit: int
+) -> WeightPlan:
+    """``shape``: images, input channels, output channels, groups."""
+    images, c_in, c_out, groups = shape
+    channels, r = (c_in // groups, c_out // groups), reading(g)
+    width, plane, taps = VECTOR_BYTES // dtype.itemsize, prod(g.output), prod(g.kernel)
     length = r.hull.output[1] * r.hull.output[2] + width
-    pixels, c_in, c_out = r.hull.output[0] * length, x.shape[1] // groups, gy.shape[1] // groups
-    gw = (np.empty if len(x) else np.zeros)((groups * c_out, c_in, *g.kernel), x.dtype)
-    vectors, all_tiles = -(-c_in // width), -(-c_out // ROWS)
+    pixels, vectors, all_tiles = r.hull.output[0] * length, -(-channels[0] // width), -(-channels[1] // ROWS)
     parts = -(-vectors // _VECTORS)
     across = -(-vectors // parts) * width
-    most = max(1, _SUMS // (x.itemsize * taps * across * ROWS))
-    tiles = min(all_tiles, max(-(-all_tiles // most), -(-2 * get_num_threads() // (groups * parts))))
-    size = (-(-all_tiles // tiles) + 1) * ROWS * taps * across
+    most = max(1, _SUMS // (dtype.itemsize * taps * across * ROWS))
+    tiles = min(all_tiles, max(-(-all_tiles // most), -(-2 * threads // (groups * parts))))
+    size = (-(-all_tiles // tiles) + 1) * ROWS * taps * across + width * across
     merged, wide = plane < 1024, across | width
-    together = _together(x, pixels, wide)
+    together = max(1, min(images, limit // (dtype.itemsize * pixels * wide)))
+    cotangents = together * plane * -(-all_tiles // tiles) * ROWS if merged else 0
+    room = (together * pixels * wide, cotangents, size, size, (across + width) * taps + width)
+    return WeightPlan(
+        tables(r.hull), length, lists(r, length), merged, channels, groups, parts, tiles, together, room
+    )  # fmt: skip
+
+
+def conv_weight(x: Array, gy: Array, gw: Array, g: Geometry, groups: int) -> None:
+    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in/groups, *K)."""
+    p = _weight_plan(g, (*x.shape[:2], gy.shape[1], groups), x.dtype, get_num_threads(), scratch_limit())
+    outputs = gy.reshape(*gy.shape[:2], prod(g.output))
+    names = ("pixels", "cotangents", "sums", "total", "turned")
 
     def work(begin: int, end: int) -> None:
-        laid = scratch("pixels", together * pixels * wide, x.dtype)
-        cotangents = scratch("cotangents", together * plane * -(-all_tiles // tiles) * ROWS if merged else 0, x.dtype)
-        acc, total = (scratch(name, size + width * across, x.dtype) for name in ("sums", "total"))
-        turned = scratch("turned", (across + width) * taps + width, x.dtype)
+        pixels, cotangents, acc, total, turned = (scratch(name, room, x.dtype) for name, room in zip(names, p.room))
         correlate(
-            begin, end, x, t, length, lists(r, length), gy.reshape(*gy.shape[:2], plane), merged,
-            (c_in, c_out), groups, parts, tiles, together, gw, laid, cotangents, acc, total, turned,
+            begin, end, x, p.tables, p.length, p.reads, outputs, p.merged, p.channels, p.groups, p.parts, p.tiles,
+            p.together, gw, pixels, cotangents, acc, total, turned,
         )  # fmt: skip
 
-    if len(x):
-        parallel(work, groups * parts * tiles, 2 * gy.size * c_in * taps / 250, once=True)
-    return gw
+    parallel(work, groups * p.parts * p.tiles, 2 * gy.size * p.channels[0] * prod(g.kernel) / 250, once=True)

@@ -292,28 +292,26 @@ def _strip(tiles: tuple[int, int, int], block: int, m: int, width: int) -> int:
     return width * ((min(block, tiles[1]) * m + 2) * (tiles[2] * m + 2) + 2 * width)
 
 
-def conv(x: Array, w: Array, g: Geometry, m: int) -> Array | None:
-    """x (N, C_in, D, H, W), w (C_out, C_in, K_d, 3, 3) to y (N, C_out, *O); None where a result is not finite."""
-    return _filter(x, w.reshape(-1), w.shape[:2], 0, element_strides(w)[:3], False, g, m)
+def conv(x: Array, w: Array, y: Array, g: Geometry, m: int) -> bool:
+    """x (N, C_in, D, H, W), w (C_out, C_in, K_d, 3, 3) to y (N, C_out, *O); False where a result is not finite."""
+    return _filter(x, w.reshape(-1), y, 0, element_strides(w)[:3], False, g, m)
 
 
-def conv_input(gy: Array, w: Array, g: Geometry, m: int) -> Array | None:
+def conv_input(gy: Array, w: Array, gx: Array, g: Geometry, m: int) -> bool:
     """gy (N, C_out, D, H, W), w (C_out, C_in, K_d, 3, 3) to gx (N, C_in, *I): rotated weights, exchanged channels."""
     c_out, c_in, depth = element_strides(w)[:3]
     (phase,) = g.transposed_phases()
-    channels, strides = (w.shape[1], w.shape[0]), (c_in, c_out, -depth)
-    return _filter(gy, w.reshape(-1), channels, c_in - depth, strides, True, phase.geometry(g.output), m)
+    return _filter(gy, w.reshape(-1), gx, c_in - depth, (c_in, c_out, -depth), True, phase.geometry(g.output), m)
 
 
 def _filter(
-    x: Array, w: Array, channels: tuple[int, int], base: int, strides: tuple[int, ...], rotated: bool, g: Geometry,
-    m: int,
-) -> Array | None:  # fmt: skip
+    x: Array, w: Array, y: Array, base: int, strides: tuple[int, ...], rotated: bool, g: Geometry, m: int
+) -> bool:
     """The convolution with a flat w, its element (output, input channel, kd, tap) at ``base`` + index times stride."""
     tiles = _tiles(g, m)
     t = tables(_hull(g, tiles, m))
     width, elements, depths = VECTOR_BYTES // x.itemsize, (m + 2) ** 2, g.kernel[0]
-    c_out, c_in = channels
+    channels = c_out, c_in = y.shape[1], x.shape[1]
     padded, wide = depths * _whole(c_in, width), _whole(c_out, width)
     u = scratch("weights", elements * padded * wide, x.dtype)
 
@@ -321,7 +319,6 @@ def _filter(
         transform_weights(first, last, m, w, base, strides, rotated, channels, depths, padded, wide, u)
 
     parallel(prepare, padded, padded * wide * 6)
-    y = np.empty((len(x), c_out, *g.output), x.dtype)
     rows = len(x) * tiles[0] * tiles[1]
     block = max(1, min(_TILES // tiles[2], -(-rows // (2 * get_num_threads()))))
     high = _whole(block * tiles[2], ROWS)
@@ -354,11 +351,11 @@ def _filter(
         )
 
     parallel(work, -(-rows // block), rows * tiles[2] * elements * padded * wide / 60)
-    return y if all(finite) else None
+    return all(finite)
 
 
-def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
-    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in, *K); None where a result is not finite."""
+def conv_weight(x: Array, gy: Array, gw: Array, g: Geometry, m: int) -> bool:
+    """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, C_in, *K); False where a result is not finite."""
     tiles = _tiles(g, m)
     t = tables(_hull(g, tiles, m))
     output = (g.output[0], tiles[1] * m, tiles[2] * m)
@@ -372,7 +369,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
     cotangents = scratch("products", elements * block * tiles[2] * wide, x.dtype)
     summed = scratch("weights", elements * padded * wide, x.dtype)
     summed[:] = 0
-    gw = np.empty((c_out, c_in, depths, 9), x.dtype)
+    out = gw.reshape(c_out, c_in, depths, 9)
     finite = []
 
     def some_tiles(top: int, bottom: int) -> None:
@@ -387,11 +384,11 @@ def conv_weight(x: Array, gy: Array, g: Geometry, m: int) -> Array | None:
 
         def add(first: int, last: int) -> None:
             end = bottom == rows
-            finite.append(sum_tiles(first, last, m, pixels, cotangents, count, depths, padded, wide, summed, end, gw))
+            finite.append(sum_tiles(first, last, m, pixels, cotangents, count, depths, padded, wide, summed, end, out))
 
         parallel(transform, (padded + wide) // width, count * (padded + wide) * 12)
         parallel(add, padded // ROWS, count * elements * padded * wide / 60)
 
     for top in range(0, rows, block):
         some_tiles(top, min(top + block, rows))
-    return gw.reshape(c_out, c_in, *g.kernel) if all(finite) and rows else None
+    return all(finite) and rows > 0
