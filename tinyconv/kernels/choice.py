@@ -23,6 +23,7 @@ The rule, first match:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ def force(algorithm: str) -> None:
     _forced = algorithm
 
 
+@lru_cache(maxsize=256)
 def volumes(g: Geometry) -> Geometry:
     """The same windows with three axes. Where they are single pixels, all of those lie on one long axis."""
     if prod(g.kernel) == 1 and g.output == g.size and max(g.stride) == 1 and g.padding == ((0, 0),) * g.rank:
@@ -80,18 +82,21 @@ def choose(
 
     ``g`` has three axes, as :func:`volumes` gives them.
     """
+    return _choose(_forced, face, g, batch, c_in, c_out, groups, dtype)
+
+
+@lru_cache(maxsize=1024)
+def _choose(
+    forced: str, face: str, g: Geometry, batch: int, c_in: int, c_out: int, groups: int, dtype: np.dtype[np.generic]
+) -> Choice:
     if c_in == groups and groups >= 4 and (c_out == groups or (c_out <= 2 * groups and face != "conv_input")):
         return Choice("depthwise", "one channel a group: nothing to sum but the taps")
     fits = winograd_fits(g, groups)
-    if (
-        _forced == "tiled"
-        or (_forced == "direct" and face != "conv_weight")
-        or (_forced.startswith("winograd") and fits)
-    ):
-        return Choice(_forced, "forced by use_kernels")
+    if forced == "tiled" or (forced == "direct" and face != "conv_weight") or (forced.startswith("winograd") and fits):
+        return Choice(forced, "forced by use_kernels")
     depth, rows, columns = g.output
     tiles = batch * depth * -(-rows // 4) * -(-columns // 4)
-    if fits and _forced != "exact" and dtype == np.float32:
+    if fits and forced != "exact" and dtype == np.float32:
         if min(c_in, c_out) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES * g.kernel[0]:
             return Choice("winograd4", f"3x3 windows of stride 1, {c_in} to {c_out} channels, {tiles} tiles of 4x4")
     c_in, c_out = c_in // groups, c_out // groups
