@@ -208,6 +208,8 @@ def test_exact_never_takes_winograd_and_forcing_ends_with_the_block() -> None:
     shapes = (16, 64, 56, 56), (64, 64, 3, 3)
     with kernels.use_kernels(conv="exact"):
         assert kernels.explain_choice(*shapes)["conv"].algorithm == "tiled"
+        with kernels.use_kernels(conv="winograd"):
+            assert kernels.explain_choice(*shapes)["conv"].algorithm == "winograd4"
         with kernels.use_kernels(conv="winograd2"):
             assert kernels.explain_choice(*shapes)["conv"].algorithm == "winograd2"
             assert kernels.explain_choice(*shapes, stride=2)["conv"].algorithm == "tiled"  # where it cannot

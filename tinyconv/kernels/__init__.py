@@ -96,8 +96,9 @@ class use_kernels:  # noqa: N801 - used like a function
     tinyconv.kernels.loops
 
     ``conv`` chooses among the algorithms of the rung ``numba``: 'auto' follows the rule in
-    :mod:`tinyconv.kernels.choice`; 'direct', 'tiled', 'winograd2' and 'winograd4' are used wherever they can compute
-    the convolution; 'exact' is 'auto' without Winograd's, so that every sum runs over the products of the definition.
+    :mod:`tinyconv.kernels.choice`; 'direct', 'tiled', 'winograd2' and 'winograd4' (or just 'winograd') are used
+    wherever they can compute the convolution; 'exact' is 'auto' without Winograd's, so that every sum runs over the
+    products of the definition.
     What is not given stays.
     The choice holds for the whole process, all threads included. Leaving the block restores what was in
     use before it, also after an exception.

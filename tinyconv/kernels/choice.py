@@ -32,7 +32,7 @@ from numpy.typing import DTypeLike
 
 from tinyconv.geometry import Geometry, Padding, Size, window_geometry
 
-ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd2", "winograd4")
+ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd", "winograd2", "winograd4")
 
 _LEAST_CHANNELS = 16  # for Winograd: a vector of float32
 _LEAST_TILES = 32
@@ -56,7 +56,7 @@ def forced() -> str:
 def force(algorithm: str) -> None:
     """Use one algorithm wherever it can compute the convolution, or follow the rule; 'exact' forbids Winograd's."""
     global _forced
-    _forced = algorithm
+    _forced = "winograd4" if algorithm == "winograd" else algorithm
 
 
 @lru_cache(maxsize=256)
