@@ -23,9 +23,9 @@ from numba import njit
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.cpu.direct import Tables, tables
-from tinyconv.kernels.cpu.memory import element_strides, scratch
+from tinyconv.kernels.cpu.memory import scratch
 from tinyconv.kernels.cpu.product import leaf
-from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, multiply_lanes, prefetch
+from tinyconv.kernels.cpu.simd import ROWS, VECTOR_BYTES, copy_vector, multiply_lanes, prefetch
 from tinyconv.kernels.cpu.tiled import (
     Lists,
     Reading,
@@ -38,7 +38,7 @@ from tinyconv.kernels.cpu.tiled import (
 )
 from tinyconv.kernels.threads import parallel
 
-_rows, _row = multiply_lanes[ROWS], multiply_lanes[1]
+_rows, _row, _vector = multiply_lanes[ROWS], multiply_lanes[1], copy_vector[1]
 
 _BAND = 128 << 10  # bytes of the pixels that are turned around at a time
 _SHARES = 4  # that the images are divided into, for threads to sum side by side
@@ -53,12 +53,12 @@ class Bands(NamedTuple):
     spans: Array  # (phases, 3) output row r reads the rows from first + r * step on, ``reach`` further rows at most
 
 
-def bands(r: Reading, width: int, itemsize: int) -> Bands:
-    """As many rows as fit."""
+def bands(r: Reading, highest: int, width: int, itemsize: int) -> Bands:
+    """As many rows as fit, of the ``highest`` phase's."""
     spans = np.array([(p.start[1], p.step[1], p.dilation[1] * (p.kernel[1] - 1)) for p in r.phases])
     most = _BAND // (r.hull.output[0] * r.hull.output[2] * width * itemsize)  # rows of pixels
     spread = int((spans[:, 0] + spans[:, 2]).max() - spans[:, 0].min()) + 1
-    step, highest = int(spans[0, 1]), max(p.made[1] for p in r.phases)
+    step = int(spans[0, 1])
     rows = min(highest, max(1, (most - spread) // step + 1))
     return Bands(rows, -(-highest // rows), ((rows - 1) * step + spread) * r.hull.output[2] + width, spans)
 
@@ -75,21 +75,30 @@ def read_rows(b, band, made):  # type: ignore[no-untyped-def]
     return low, high
 
 
+@leaf
+def spread_outputs(acc, count, across, out, columns, first, steps):  # type: ignore[no-untyped-def]
+    """out[first + (row, column) * steps] = acc[row, column], ``count`` vectors in rows of ``across``."""
+    width = VECTOR_BYTES // acc.itemsize
+    for q in range(count):
+        row, column = divmod(q, across)
+        place = (row * steps[1] + first[1]) * columns + column * steps[2] + first[2]
+        _vector(out, place * width, acc, q * width)
+
+
 @njit(nogil=True, cache=True)
-def convolve(  # type: ignore[no-untyped-def]
-    first, last, x, t, b, reads, w, numbers, y, bases, strides, stored, pixels, acc
-):
+def convolve(first, last, x, t, b, reads, w, numbers, y, begin, steps, pixels, acc, made):  # type: ignore[no-untyped-def]
     """Items [first, last) of (image, vector of input channels, band).
 
-    w (C_out, K), y flat, the arrays of the phases as in tiled.convolve. ``stored`` (phases, 3): the outputs of an image
-    as they lie in y.
+    w (C_out, K), y (N, C_out, D, H, W); output o of phase f is element begin[f] + o * steps, the ``numbers`` of its
+    taps as in tiled.convolve.
     """
-    width, shape, flat, pitch = VECTOR_BYTES // x.itemsize, x.shape, x.reshape(-1), t.pitch
-    vectors, kernel, each = -(-shape[1] // width), w.shape[1], w.shape[0] // shape[1]
+    width, shape, flat, out, pitch = VECTOR_BYTES // x.itemsize, x.shape, x.reshape(-1), y.reshape(-1), t.pitch
+    vectors, kernel, each, phases = -(-shape[1] // width), w.shape[1], w.shape[0] // shape[1], begin.shape[0]
     spare, rows = np.zeros(width * width, x.dtype), np.empty(ROWS, np.int64)
-    weights = np.empty((kernel + width) * width, x.dtype)
-    columns, steps, flat_w = numbers * width, reads.shift * width, w.reshape(-1)
-    channel = shape[2] * shape[3] * shape[4]
+    weights, flat_w = np.empty((kernel + width) * width, x.dtype), w.reshape(-1)
+    columns, moves = numbers * width, reads.shift * width
+    channel, plane = shape[2] * shape[3] * shape[4], y.shape[2] * y.shape[3] * y.shape[4]
+    plain = phases == 1 and steps[0] == steps[1] == steps[2] == 1
     for item in range(first, last):
         rest, band = divmod(item, b.number)
         n, v = divmod(rest, vectors)
@@ -97,29 +106,38 @@ def convolve(  # type: ignore[no-untyped-def]
         if channel <= 1024:  # small images follow each other too quickly for the processor to foresee them
             for ahead in range(0, width * channel, width):
                 prefetch(flat, (n * shape[1] + (v + 1) * width) * channel + ahead)
-            for ahead in range(0, width * each * strides[0, 1], width):
-                prefetch(y, n * strides[0, 0] + v * width * each * strides[0, 1] + ahead)
+            for ahead in range(0, width * each * plane, width):
+                prefetch(out, (n * y.shape[1] + v * width * each) * plane + ahead)
         low, high = read_rows(b, band, reads.made)
-        for d in range(t.depth.shape[1]):
+        for d in range(t.depth.shape[1] if low < high else 0):
             lay_plane(flat, shape, n, d, v * width, lanes, t, (low, high), pixels, d * b.length * width, width, spare)
+        top = band * b.rows * steps[1]
+        count = (min(top + b.rows * steps[1], y.shape[3]) - top) * y.shape[4]
         for e in range(each):
             co = v * width * each + e
             turn(flat_w, co * kernel, each * kernel, lanes, kernel, weights, 0, width, spare)
-            for f in range(reads.made.shape[0]):
-                taps = reads.taps[f + 1] - reads.taps[f]
-                steps_f, columns_f = steps[reads.taps[f] :], columns[reads.taps[f] :]
-                outputs = (min((band + 1) * b.rows, reads.made[f, 1]) - band * b.rows) * reads.made[f, 2]
-                to = bases[f] + n * strides[f, 0] + co * strides[f, 1]
-                apart = (strides[f, 0], strides[f, 1] * each, strides[f, 2], strides[f, 3], strides[f, 4])
-                for od in range(reads.made[f, 0]):
-                    start = (od * reads.made[f, 1] + band * b.rows) * reads.made[f, 2]
+            for d in range(y.shape[2]):
+                if not plain:
+                    made[: count * width] = 0
+                for f in range(phases):
+                    od, rest = divmod(d - begin[f, 0], steps[0])
+                    if rest or od < 0:
+                        continue
+                    taps, across = reads.taps[f + 1] - reads.taps[f], reads.made[f, 2]
+                    moves_f, columns_f = moves[reads.taps[f] :], columns[reads.taps[f] :]
+                    outputs = (min((band + 1) * b.rows, reads.made[f, 1]) - band * b.rows) * across
+                    start = reads.outputs[f] + (od * reads.made[f, 1] + band * b.rows) * across
                     acc[: (outputs + ROWS) * width] = 0
                     for q in range(0, outputs, ROWS):
                         for m in range(ROWS):
-                            place = reads.at[reads.outputs[f] + start + min(q + m, outputs - 1)]
-                            rows[m] = (place - low * pitch) * width
-                        _rows(acc, q * width, width, pixels, rows, steps_f, weights, 0, columns_f, taps)
-                    store_channels(acc, 0, width, outputs, lanes, start, stored[f], y, to, apart, spare)
+                            rows[m] = (reads.at[start + min(q + m, outputs - 1)] - low * pitch) * width
+                        _rows(acc, q * width, width, pixels, rows, moves_f, weights, 0, columns_f, taps)
+                    if not plain:
+                        spread_outputs(acc, outputs, across, made, y.shape[4], begin[f], steps)
+                store_channels(
+                    acc if plain else made, 0, width, count, lanes, (d * y.shape[3] + top) * y.shape[4], (1, 1, plane),
+                    out, (n * y.shape[1] + co) * plane, (0, each * plane, 0, 0, 1), spare,
+                )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
@@ -174,48 +192,43 @@ def correlate(first, last, x, t, b, reads, gy, gw, pixels, cotangents, acc):  # 
 
 def conv(x: Array, w: Array, y: Array, g: Geometry) -> None:
     """x (N, C_in, D, H, W), w (C_out, 1, *K) to y (N, C_out, *O)."""
-    _run(x, w, y, reading(g), np.arange(prod(g.kernel)), np.zeros(1, np.int64), np.array([element_strides(y)]))
+    _run(x, w, y, reading(g), np.arange(prod(g.kernel)), np.zeros((1, 3), np.int64), (1, 1, 1))
 
 
 def conv_input(gy: Array, w: Array, gx: Array, g: Geometry) -> None:
     """gy (N, C, *O), w (C, 1, *K) to gx (N, C, *I)."""
     found = transposed_reading(g)
-    if found is None or found.gaps:
+    if found is None:
         gx[...] = 0
-    if found is not None:
-        strides = np.array(element_strides(gx))
-        steps = np.tile(strides * (1, 1, *g.stride), (len(found.first), 1))
-        _run(gy, w, gx, found.reading, found.taps, found.first @ strides[2:], steps)
+    else:
+        _run(gy, w, gx, found.reading, found.taps, found.first, g.stride)
 
 
-def _run(x: Array, w: Array, y: Array, r: Reading, numbers: Array, bases: Array, strides: Array) -> None:
+def _run(x: Array, w: Array, y: Array, r: Reading, numbers: Array, begin: Array, steps: tuple[int, ...]) -> None:
     """The arguments as in ``convolve``."""
-    t, b, reads = _prepare(x, r)
-    width, w, stored = VECTOR_BYTES // x.itemsize, w.reshape(len(w), -1), reads.made
-    if reads.outputs[-1] == prod(y.shape[2:]) and len(stored) == 1:  # one row without gaps
-        strides, stored = np.array([[*strides[0, :2], 0, 0, 1]]), np.array([[1, 1, reads.outputs[-1]]])
+    t, b, reads = _prepare(x, r, -(-y.shape[3] // steps[1]))
+    width, w = VECTOR_BYTES // x.itemsize, w.reshape(len(w), -1)
     longest = b.rows * max(phase.made[2] for phase in r.phases)
 
-    def work(begin: int, end: int) -> None:
+    def work(first: int, last: int) -> None:
         pixels = scratch("pixels", (r.hull.output[0] * b.length + width) * width, x.dtype)
         acc = scratch("sums", (longest + 2 * width) * width, x.dtype)
-        convolve(
-            begin, end, x, t, b, reads, w, numbers, y.reshape(-1), bases, strides, stored, pixels, acc
-        )  # fmt: skip
+        made = scratch("made", (b.rows * steps[1] * y.shape[4] + width) * width, x.dtype)
+        convolve(first, last, x, t, b, reads, w, numbers, y, begin, steps, pixels, acc, made)
 
     images = len(x) * -(-x.shape[1] // width)
     parallel(work, images * b.number, images * width * (prod(r.hull.output) + reads.outputs[-1]) / 4)
 
 
-def _prepare(x: Array, r: Reading) -> tuple[Tables, Bands, Lists]:
-    b = bands(r, VECTOR_BYTES // x.itemsize, x.itemsize)
+def _prepare(x: Array, r: Reading, highest: int) -> tuple[Tables, Bands, Lists]:
+    b = bands(r, highest, VECTOR_BYTES // x.itemsize, x.itemsize)
     return tables(r.hull), b, lists(r, b.length)
 
 
 def conv_weight(x: Array, gy: Array, gw: Array, g: Geometry) -> None:
     """x (N, C_in, D, H, W), gy (N, C_out, *O) to gw (C_out, 1, *K)."""
     r = reading(g)
-    t, b, reads = _prepare(x, r)
+    t, b, reads = _prepare(x, r, g.output[1])
     width, kernel, plane = VECTOR_BYTES // x.itemsize, prod(g.kernel), prod(g.output)
     shares = max(1, min(_SHARES, len(x)))
     sums = np.empty((shares, gy.shape[1], kernel))
