@@ -56,6 +56,12 @@ def _repeat(builder: Any, number: Any, vector: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
 
 
+def _multiply_add(builder: Any, vector: ir.VectorType, size: int) -> Any:
+    """The function x * y + z of vectors of numbers of ``size`` bytes."""
+    kind, name = ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{vector.count}f{8 * size}"
+    return cgutils.get_or_insert_function(builder.module, kind, name)
+
+
 def _opaque(builder: Any, number: Any) -> Any:
     """The same integer, by an empty piece of assembly that the compiler cannot look into.
 
@@ -80,8 +86,7 @@ def _multiply_tile(rows_of_tile: int, vectors: int, lanewise: bool = False) -> A
             size = context.get_abi_sizeof(element)
             vector = ir.VectorType(element, lanes(size))
             width, count = vector.count, args[9]
-            name = f"llvm.fmuladd.v{width}f{8 * size}"
-            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+            fma = _multiply_add(builder, vector, size)
             acc_p, a_p, rows_p, steps_p, b_p, cols_p = (
                 _data(context, builder, kinds[p], args[p]) for p in (0, 3, 4, 5, 6, 8)
             )
@@ -92,10 +97,8 @@ def _multiply_tile(rows_of_tile: int, vectors: int, lanewise: bool = False) -> A
                 offset = builder.add(args[1], builder.add(builder.mul(args[2], _integer(m)), _integer(v * width)))
                 slots[m, v] = _vector_at(builder, acc_p, offset, vector)
             start = {place: builder.load(slot, align=size) for place, slot in slots.items()}
-            factors = []  # the address of each row of a
-            for m in range(rows_of_tile):
-                row = builder.load(builder.gep(rows_p, [_integer(m)]))
-                factors.append(builder.gep(a_p, [row]))
+            row_starts = [builder.load(builder.gep(rows_p, [_integer(m)])) for m in range(rows_of_tile)]
+            factors = [builder.gep(a_p, [first]) for first in row_starts]
 
             before = builder.block
             body, done = builder.append_basic_block("step"), builder.append_basic_block("done")
@@ -351,8 +354,7 @@ def sandwich(*factors: Any) -> Any:
             size = context.get_abi_sizeof(element)
             vector = ir.VectorType(element, lanes(size))
             out_p, a_p = (_data(context, builder, kinds[p], args[p]) for p in (0, 4))
-            name = f"llvm.fmuladd.v{vector.count}f{8 * size}"
-            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+            fma = _multiply_add(builder, vector, size)
 
             def slot(pointer: Any, first: Any, row: Any, column: Any, i: int, j: int) -> Any:
                 offset = builder.add(builder.mul(row, _integer(i)), builder.mul(column, _integer(j)))
