@@ -17,3 +17,26 @@ def check_images(
             f"{network}: input must be (N, {channels}, {axes}) with {' and '.join(axes.split(', '))} {sizes}, "
             f"but has shape {x.shape}."
         )
+
+
+def valid_unet_output(size: int, levels: int) -> int:
+    """Output size of a U-Net without padding, two 3x3 convolutions at each of ``levels`` stages, 0 for an illegal size.
+
+    A size is legal where every pooling finds an even number of pixels and some are left at the end.
+    """
+    for _ in range(levels - 1):
+        size -= 4
+        if size < 2 or size % 2:
+            return 0
+        size //= 2
+    size -= 4
+    for _ in range(levels - 1):
+        size = 2 * size - 4
+    return max(size, 0)
+
+
+def valid_unet_sizes(levels: int) -> str:
+    """Which sizes are legal, in words."""
+    step = 1 << (levels - 1)
+    least = next(size for size in range(1, 12 * step) if valid_unet_output(size, levels))
+    return f"{least % step} modulo {step}, at least {least}"
