@@ -104,7 +104,7 @@ def _record(model: Any, rename: dict[str, str], array: Callable[[Any], Any]) -> 
 def _one_mode(
     ours: nn.Module, theirs: torch.nn.Module, x: Any, our_name: Any, rename: Any, mode: str, own: set[str]
 ) -> None:
-    seen, handles = _record(ours, {}, lambda y: y.data.copy())
+    seen, handles = _record(ours, {}, lambda y: (y[0] if isinstance(y, tuple) else y).data.copy())
     expected, more = _record(theirs, rename, lambda y: y.detach().clone().numpy())  # ReLU in place may follow
     a, b = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
     ours.zero_grad()
