@@ -28,7 +28,7 @@ from tinyconv import nn
 from tinyconv.autograd import Tensor
 from tinyconv.models.sizes import check_images
 from tinyconv.nn import init
-from tinyconv.ops.shape import cat, index_select
+from tinyconv.ops.shape import cat
 
 #: The maps of S2 that each of the 16 maps of C3 sees: table I.
 CONNECTIONS = (
@@ -94,7 +94,7 @@ class TableConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """One filter after the other."""
-        return cat([conv(index_select(x, 1, Tensor(np.array(seen)))) for conv, seen in zip(self.maps, self.table)], 1)
+        return cat([conv(cat([x[:, i : i + 1] for i in seen], 1)) for conv, seen in zip(self.maps, self.table)], 1)
 
 
 class RBF(nn.Module):

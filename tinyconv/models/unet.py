@@ -20,6 +20,7 @@ itself, in training as in use.
 | transposed   | transposed conv, stride 2, kernel 2 (or 3, which makes a checkerboard, or 4) | 8 c^2 |
 | interpolated | bilinear to twice the size, 3x3 conv                               | 18 c^2  |
 | unpooled     | 3x3 conv, each value to where the pooling's maximum was, as SegNet | 18 c^2  |
+
 Source: Ronneberger, Fischer and Brox, "U-Net: convolutional networks for biomedical image segmentation", 2015,
 figure 1; instance norm as in Isensee et al., "nnU-Net", 2021; unpooling: Badrinarayanan, Kendall and Cipolla, "SegNet",
 2015; interpolation: Odena, Dumoulin and Olah, "Deconvolution and checkerboard artifacts", 2016.

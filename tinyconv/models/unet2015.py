@@ -23,10 +23,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from tinyconv import nn
 from tinyconv.autograd import Tensor, no_grad
+from tinyconv.kernels.arrays import array_module
 from tinyconv.models.sizes import check_images, valid_unet_output, valid_unet_sizes
 from tinyconv.nn import init
 from tinyconv.ops.shape import cat
@@ -113,10 +112,11 @@ def predict_in_tiles(network: UNet2015, images: Tensor, tile: int = 388) -> Tens
     rows, columns = (max(0, -(-(size - tile) // stride)) + 1 for size in (height, width))
     beyond = [(count - 1) * stride + tile - size for count, size in ((rows, height), (columns, width))]
     pad = ((0, 0), (0, 0), (margin, margin + beyond[0]), (margin, margin + beyond[1]))
-    mirrored = np.pad(images.data, pad, mode="reflect")
+    xp = array_module(images.data)
+    mirrored = xp.pad(images.data, pad, mode="reflect")
     network.eval()
     size = (tile + (rows - 1) * stride, tile + (columns - 1) * stride)
-    scores = np.empty((images.shape[0], network.head.out_channels, *size), images.dtype)
+    scores = xp.empty((images.shape[0], network.head.out_channels, *size), images.dtype)
     with no_grad():
         for top in range(0, rows * stride, stride):
             for left in range(0, columns * stride, stride):
