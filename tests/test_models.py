@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from torch import nn as tnn
 import tinyconv as tc
 from model_checks import compare, parameters, undrawn
 from tinyconv import Tensor, explain, models, nn
+from tinyconv.models.registry import NETWORKS
 from tinyconv.models.resnet import BasicBlock, Bottleneck
 from tinyconv.nn import init
+
+CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 
 
 def made(name: str, **options: Any) -> nn.Module:
@@ -36,15 +40,75 @@ def test_an_unknown_name_lists_near_ones() -> None:
         models.create("resnet51")
     with pytest.raises(ValueError, match="VGG_16.*vgg16"):
         models.create("VGG_16")
-    with pytest.raises(ValueError, match="one of: lenet5, alexnet, .*mobilenet_v2"):
+    with pytest.raises(ValueError, match="one of: lenet5, lenet1998, alexnet, .*aspp"):
         models.create("%%%")
 
 
 def test_every_factory_is_offered_under_its_name() -> None:
-    from tinyconv.models.registry import NETWORKS
-
     for name, factory in NETWORKS.items():
         assert getattr(models, name) is factory and name in models.__all__
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"context_module"}))
+def test_the_parameters_are_as_many_as_the_docstring_says(name: str) -> None:
+    """Those of torchvision's and the papers' networks are compared with published figures elsewhere."""
+    said = re.search(r"([\d,]+) parameters", str(NETWORKS[name].__doc__))
+    assert said is not None
+    options = {"in_channels": 2048} if name == "aspp" else {}
+    assert counts(name, **options) == int(said[1].replace(",", ""))
+
+
+#: Every network small enough for a laptop, and the shape of a batch; None for the number of outputs where it is given.
+MINIATURES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "lenet5": ({"num_classes": 3, "size": 12}, (2, 1, 12, 12)),
+    "lenet1998": ({}, (2, 1, 32, 32)),
+    "alexnet": ({"num_classes": 3, "width": 1 / 16, "hidden": 8, "stem": (5, 1, 2), "grid": 2}, (2, 3, 24, 24)),
+    "alexnet2012": ({"num_classes": 3, "width": 1 / 16, "hidden": 8}, (1, 3, 227, 227)),
+    **{
+        f"vgg{depth}{norm}": ({"num_classes": 3, "width": 2, "hidden": 8, "grid": 1}, (2, 3, 32, 33))
+        for depth in (11, 13, 16, 19)
+        for norm in ("", "_bn")
+    },
+    "googlenet": ({"num_classes": 3, "width": 1 / 16}, (2, 3, 32, 32)),
+    "googlenet2014": ({"num_classes": 3, "width": 1 / 16}, (1, 3, 224, 224)),
+    **{f"resnet{depth}": ({"num_classes": 3, "width": 2}, (2, 3, 32, 33)) for depth in (18, 34, 50, 101, 152)},
+    **{f"cifar_resnet{d}": ({"num_classes": 3, "width": 2, "in_channels": 1}, (2, 1, 12, 12)) for d in CIFAR_DEPTHS},
+    "mobilenet_v1": ({"num_classes": 3, "width": 1 / 8, "pairs": ((64, 1), (128, 2))}, (2, 3, 16, 16)),
+    "mobilenet_v2": ({"num_classes": 3, "width_mult": 0.25, "rows": ((1, 16, 1, 1), (6, 24, 2, 2))}, (2, 3, 16, 16)),
+    "unet": ({"num_classes": 3, "base": 2, "levels": 2}, (2, 1, 8, 8)),
+    "unet2015": ({"num_classes": 3, "base": 2, "levels": 2}, (2, 1, 20, 20)),
+    "unet3d": ({"num_classes": 3, "base": 2, "levels": 2, "in_channels": 1, "padded": True}, (2, 1, 4, 4, 4)),
+    "attention_unet": ({"num_classes": 3, "base": 2, "levels": 2}, (2, 1, 8, 8)),
+    "context_module": ({"channels": 3}, (2, 3, 9, 9)),
+    "aspp": ({"in_channels": 4, "out_channels": 3, "atrous_rates": (1, 2)}, (2, 4, 9, 9)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_miniature_has_a_gradient_everywhere(name: str) -> None:
+    """Small enough for a laptop; no part of it is left out of the forward pass."""
+    options, shape = MINIATURES[name]
+    tc.manual_seed(0)
+    model = models.create(name, **options)
+    x = Tensor(np.random.default_rng(0).standard_normal(shape, np.float32))
+    y = model(x)
+    sum(part.square().sum() for part in (y if isinstance(y, tuple) else (y,))).backward()
+    for key, p in model.named_parameters():
+        assert p.grad is not None and np.isfinite(p.grad.data).all(), key
+    scores = y[0] if isinstance(y, tuple) else y
+    assert scores.shape[:2] == (shape[0], 10 if name == "lenet1998" else 3)
+
+
+def test_an_image_that_does_not_fit_is_told_the_mend() -> None:
+    model = models.cifar_resnet20(width=2)
+    with pytest.raises(ValueError, match=r"must be .N, 3, H, W.*Channels last: x.permute\(0, 3, 1, 2\)"):
+        model(tc.zeros(2, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"One image: x.unsqueeze\(0\)"):
+        model(tc.zeros(3, 8, 8))
+    with pytest.raises(ValueError, match=r"Channels last: x.permute\(0, 4, 1, 2, 3\)"):
+        models.unet3d(base=1, padded=True)(tc.zeros(1, 8, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"LeNet5: .*H and W 28 to 31, for which size=28 was given"):
+        models.LeNet5()(tc.zeros(1, 1, 32, 32))
 
 
 # --------------------------------------------------------------------------------------------------

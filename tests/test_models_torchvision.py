@@ -10,6 +10,7 @@ import torch
 
 from model_checks import compare, parameters, shapes, undrawn
 from tinyconv import explain, models, nn
+from tinyconv.models.resnet import Bottleneck
 from torchvision_oracle import torchvision_models
 
 tv = torchvision_models()
@@ -43,6 +44,20 @@ def test_state_is_that_of_torchvision(name: str) -> None:
         with undrawn():
             ours = models.create(name, aux_logits=False)
     assert parameters(ours) == tv.get_model_weights(name).IMAGENET1K_V1.meta["num_params"]
+
+
+@pytest.mark.parametrize("width", [0.1, 0.35, 0.75, 1.4])
+def test_mobilenet_v2_of_other_widths_has_torchvisions_shapes(width: float) -> None:
+    with undrawn(), torch.device("meta"):
+        ours, reference = models.mobilenet_v2(width_mult=width), tv.mobilenet_v2(width_mult=width)
+    assert shapes(ours.state_dict()) == shapes(reference.state_dict())
+
+
+def test_resnet_of_other_depths_has_torchvisions_shapes() -> None:
+    with undrawn(), torch.device("meta"):
+        ours = models.ResNet(Bottleneck, (1, 2, 1, 3))
+        reference = tv.ResNet(tv.resnet.Bottleneck, [1, 2, 1, 3])
+    assert shapes(ours.state_dict()) == shapes(reference.state_dict())
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "vgg16_bn", "googlenet", "resnet18", "resnet50", "mobilenet_v2"])

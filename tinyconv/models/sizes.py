@@ -12,11 +12,17 @@ def check_images(
 ) -> None:
     """ValueError unless ``x`` is (N, channels, *axes) and every spatial size is ``legal``; ``sizes`` says which are."""
     rank = len(axes.split(", "))
-    if x.ndim != rank + 2 or x.shape[1] != channels or not all(map(legal, x.shape[2:])):
-        raise ValueError(
-            f"{network}: input must be (N, {channels}, {axes}) with {' and '.join(axes.split(', '))} {sizes}, "
-            f"but has shape {x.shape}."
-        )
+    if x.ndim == rank + 2 and x.shape[1] == channels and all(map(legal, x.shape[2:])):
+        return
+    mend = ""
+    if x.ndim == rank + 2 and x.shape[1] != channels and x.shape[-1] == channels:
+        mend = f" Channels last: x.permute(0, {rank + 1}, {', '.join(map(str, range(1, rank + 1)))})."
+    elif x.ndim == rank + 1:
+        mend = " One image: x.unsqueeze(0)."
+    raise ValueError(
+        f"{network}: input must be (N, {channels}, {axes}) with {' and '.join(axes.split(', '))} {sizes}, "
+        f"but has shape {x.shape}.{mend}"
+    )
 
 
 def valid_unet_output(size: int, levels: int) -> int:
