@@ -96,6 +96,7 @@ class AlexNet2012(nn.Module):
     parameters). ``width`` multiplies the channels of the convolutions, ``hidden`` is that of fc6 and fc7.
     Local response normalisation has n = 5, alpha = 1e-4, beta = 0.75, k = 2, where the sum is not divided by n.
     Weights start as N(0, 0.01^2), biases as 1 in conv2, conv4, conv5, fc6 and fc7 and as 0 elsewhere (section 5).
+    Caffe's replication starts these biases at 0.1, because with 1 its loss did not fall.
     ValueError: images of another size.
     """
 

@@ -5,11 +5,15 @@
 | kernel   | 3 | 3 | 3 | 3  | 3  | 3  | 3  | 1   |
 | dilation | 1 | 1 | 2 | 4  | 8  | 16 | 1  | 1   |
 | field    | 3 | 5 | 9 | 17 | 33 | 65 | 67 | 67  |
-| channels, basic | C | C | C | C | C | C | C | C |
-| channels, large | 2C | 2C | 4C | 8C | 16C | 32C | 32C | C |
 
-ReLU behind all but the last. The basic module has 64 C^2 weights and 8 C biases. It starts as the identity (of what
-is not negative), so that it can be put behind a trained network: random weights would throw that network off.
+| channels | 1  | 2  | 3  | 4  | 5   | 6   | 7   | 8 |
+|----------|----|----|----|----|-----|-----|-----|---|
+| basic    | C  | C  | C  | C  | C   | C   | C   | C |
+| large    | 2C | 2C | 4C | 8C | 16C | 32C | 32C | C |
+
+ReLU behind all but the last. Every layer is padded with zeros, where the authors' network pads its input once, by 33.
+The basic module has 64 C^2 weights and 8 C biases. It starts as the identity (of what is not negative), so that it can
+be put behind a trained network: random weights would throw that network off.
 Source: Yu and Koltun, "Multi-scale context aggregation by dilated convolutions", 2016, table 1, equations 4 and 5.
 """
 

@@ -49,7 +49,7 @@ from tinyconv.models.sizes import check_images
 from tinyconv.nn import init
 from tinyconv.ops.shape import cat
 
-#: (1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, pool) of each block, and what comes before it: a pooling, or nothing.
+#: Channels of each block: (1x1, 3x3 reduced, 3x3, 5x5 reduced, 5x5, pool).
 BLOCKS = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -152,7 +152,7 @@ class GoogLeNet(nn.Module):
         self.conv3 = ConvReLU(c64, c192, 3, paper, padding=1)
         self.maxpool2 = nn.MaxPool2d(3, 2, ceil_mode=True)
         if paper:
-            self.norm = nn.LocalResponseNorm(5)
+            self.norm = nn.LocalResponseNorm(5)  # alpha = 1e-4, beta = 0.75, k = 1, as Caffe's replication
         channels, heads = c192, {}
         for name, full in BLOCKS.items():
             sizes = tuple(round(width * size) for size in full)
@@ -174,10 +174,11 @@ class GoogLeNet(nn.Module):
     def forward(self, x: Tensor) -> Any:
         """Scores before the softmax."""
         heads = self.training and self.aux_logits
-        low, high, sizes = 15, None, "at least 15"
         if heads and self.paper:
-            low, high, sizes = 223, 270, "from 223 to 270 (224 in the paper), for the auxiliary heads to see 4x4"
-        check_images("GoogLeNet", x, self.in_channels, lambda n: low <= n <= (high or n), sizes)
+            sizes = "from 223 to 270 (224 in the paper), for the auxiliary heads to see 4x4"
+            check_images("GoogLeNet", x, self.in_channels, lambda n: 223 <= n <= 270, sizes)
+        else:
+            check_images("GoogLeNet", x, self.in_channels, lambda n: n >= 15, "at least 15")
         x = self.maxpool1(self.conv1(x))  # (N, 64, 56, 56)
         x = self.conv3(self.conv2(self.norm(x) if self.paper else x))
         x = self.maxpool2(self.norm(x) if self.paper else x)  # (N, 192, 28, 28)
