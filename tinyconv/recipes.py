@@ -30,7 +30,7 @@ class Recipe:
     classes: tuple[str, ...]
     datasets: Callable[[], tuple[Any, Any, Any]]
     normalise: Callable[[NDArray[Any]], NDArray[np.float32]]
-    network: dict[str, int]
+    network: dict[str, Any]
     epochs: int
     batch_size: int
     learning_rate: float
