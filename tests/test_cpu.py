@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -238,3 +239,25 @@ print(platform.libc_ver()[0] != "glibc" or faults() < 8 * 4096 / 10)
 """
     done = python(code)
     assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.parametrize("features", ["avx2", ""])
+def test_narrower_vectors_of_other_machines_compute_the_same(features: str, tmp_path: Path) -> None:
+    """The layers of networks against torch in a process that believes to run on a smaller processor."""
+    simd = pytest.importorskip("tinyconv.kernels.cpu.simd", reason="Numba is not installed: no compiled kernels")
+    width = 32 if features else 16
+    if platform.machine() not in ("x86_64", "AMD64") or simd.VECTOR_BYTES <= width:
+        pytest.skip(f"this machine has no vectors of more than {width} bytes")
+    code = f"""
+import sys, llvmlite.binding, pytest
+
+found = {{"sse2": True, **dict.fromkeys({features.split()!r}, True)}}
+llvmlite.binding.get_host_cpu_features = lambda: found
+from tinyconv.kernels.cpu import simd
+
+assert simd.VECTOR_BYTES == {width} and simd.ROWS == 4
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "tests/test_cpu_convolution.py", "-k", "layers_of_networks"]))
+"""
+    cpu = dict(NUMBA_CPU_NAME="haswell" if features else "x86-64", NUMBA_CPU_FEATURES="+avx2,+fma" if features else "")
+    done = python(code, NUMBA_CACHE_DIR=str(tmp_path), **cpu)
+    assert done.returncode == 0, done.stdout + done.stderr
