@@ -44,6 +44,11 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
     divisor = np.full(g.output, 9, dtype)
     indices = np.random.default_rng(0).integers(0, side * (side + 1), gy.shape)
     maps = [axis_map(m, [range(i, i + 2) for i in range(m - 1)], [[0.5, 0.5]] * (m - 1), dtype) for m in g.size]
+    points = (np.random.default_rng(1).uniform(-1.2, 1.2, (n, side * side, 2))).astype(dtype)
+    how = (side, side), "bilinear", "reflection", False, (0, 0)
+    with kernels.use_kernels("im2col"):
+        corners, at = kernels.corners(points, *how)
+    planes = square.reshape(n, 8, -1)
     weight = normal(1, 8, 1, 1, dtype=dtype)
     mean, var = np.zeros((1, 8, 1, 1)), np.ones((1, 8, 1, 1))
     norm = (0, 2, 3), 1e-5
@@ -62,6 +67,10 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
         "fold": (lambda cols: kernels.fold(cols, g), [normal(n, 72, int(np.prod(g.output)), dtype=dtype)]),
         "resample": (lambda x: kernels.resample(x, maps), [x]),
         "adaptive_max_pool": (lambda x: kernels.adaptive_max_pool(x, maps), [x]),
+        "corners": (lambda points: kernels.corners(points, *how), [points]),
+        "sample": (lambda x, w: kernels.sample(x, w, at), [planes, corners]),
+        "sample_input": (lambda gy, w: kernels.sample_input(gy, w, at, side * side), [planes, corners]),
+        "sample_weight": (lambda x, gy: kernels.sample_weight(x, gy, at), [planes, planes[::-1]]),
         "normalise": (lambda x, w: kernels.normalise(x, w, w, *norm), [x, weight]),
         "relu": (kernels.relu, [x]),
         "relu_grad": (kernels.relu_grad, [x, x[::-1]]),

@@ -441,6 +441,37 @@ def test_resampling_multiplies_by_the_matrix_of_each_axis(rung: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+@every_rung
+@given(
+    st.integers(0, 2), st.integers(0, 3), st.integers(1, 9), st.integers(0, 300), st.integers(1, 4),
+    st.sampled_from(DTYPES), st.sampled_from(LAYOUTS), st.integers(0, 2**32),
+)  # fmt: skip
+def test_sampling_and_its_gradients_are_products_with_a_matrix(
+    rung: str, N: int, C: int, P: int, L: int, K: int, dtype: type, layout: str, seed: int
+) -> None:
+    """Of whole numbers, so that every order of summation gives the same: y[n] = x[n] A[n], A (P, L) the weights."""
+    L = min(L, 20) if rung == "loops" else L
+    rng = np.random.default_rng(seed)
+    x, gy, w = (rng.integers(-3, 4, shape).astype(dtype) for shape in ((N, C, P), (N, C, L), (N, K, L)))
+    at = rng.integers(-1, P, (N, K, L))
+    x, gy, w, at = (laid_out(a, layout) for a in (x, gy, w, at))
+    n, k, o = (axis[at >= 0] for axis in np.indices(at.shape))
+    A = np.zeros((N, P, L))
+    np.add.at(A, (n, at[n, k, o], o), w[n, k, o])
+    gA = np.einsum("ncp,nco->npo", x.astype(float), gy.astype(float))
+    expected_gw = np.zeros(at.shape)
+    expected_gw[n, k, o] = gA[n, at[n, k, o], o]
+    with kernels.use_kernels(rung):
+        results = kernels.sample(x, w, at), kernels.sample_input(gy, w, at, P), kernels.sample_weight(x, gy, at)
+    for result, expected in zip(results, (x @ A, np.einsum("nco,npo->ncp", gy.astype(float), A), expected_gw)):
+        assert result.dtype == dtype and result.dtype.isnative
+        np.testing.assert_array_equal(result, expected)
+
+
+# --------------------------------------------------------------------------------------------------
 # Normalisation
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "conv",
     "conv_input",
     "conv_weight",
+    "corners",
     "cross_entropy",
     "cross_entropy_grad",
     "erf",
@@ -49,6 +50,9 @@ __all__ = [
     "relu",
     "relu_grad",
     "resample",
+    "sample",
+    "sample_input",
+    "sample_weight",
     "scatter_windows",
     "scratch_limit",
     "set_scratch_limit",
@@ -72,6 +76,10 @@ OPERATORS = (
     "fold",
     "resample",
     "adaptive_max_pool",
+    "corners",
+    "sample",
+    "sample_input",
+    "sample_weight",
     "normalise",
     "normalise_grad",
     "relu",
@@ -250,6 +258,47 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
     x (N, C, *I) to two arrays (N, C, *O).
     """
     return kernel("adaptive_max_pool", x)(x, maps)
+
+
+# --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+def corners(
+    grid: Array, size: Sizes, mode: str, padding_mode: str, align_corners: bool, order: Sequence[int]
+) -> tuple[Array, Array]:
+    """The K corners between which each point of a grid lies: their weights and their flat indices within ``size``.
+
+    grid (N, L, rank), coordinates as in ``tinyconv.functional.grid_sample``, to two arrays (N, K, L). An index of -1
+    means that the corner is outside the image. ``order``: of the derivative of the weights, one int an axis of
+    the image; all 0 for the weights themselves.
+    """
+    return kernel("corners", grid)(grid, size, mode, padding_mode, align_corners, order)
+
+
+def sample(x: Array, w: Array, at: Array) -> Array:
+    """y[n, c, o] = sum over k of w[n, k, o] x[n, c, at[n, k, o]], with 0 for the pixel -1.
+
+    x (N, C, P), w and at (N, K, L) to y (N, C, L). Bilinear in x and w, like a convolution, and its gradients are the
+    next two.
+    """
+    return kernel("sample", x)(x, w, at)
+
+
+def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
+    """gx[n, c, i] = sum over the (k, o) with at[n, k, o] = i of w[n, k, o] gy[n, c, o].
+
+    gy (N, C, L), w and at (N, K, L) to gx (N, C, pixels).
+    """
+    return kernel("sample_input", gy)(gy, w, at, pixels)
+
+
+def sample_weight(x: Array, gy: Array, at: Array) -> Array:
+    """gw[n, k, o] = sum over c of x[n, c, at[n, k, o]] gy[n, c, o], with 0 for the pixel -1.
+
+    x (N, C, P), gy (N, C, L), at (N, K, L) to gw (N, K, L).
+    """
+    return kernel("sample_weight", x)(x, gy, at)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ import numpy as np
 from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels.arrays import Array, array_module, native, scratch_limit, sum_dtype
 from tinyconv.kernels.axismap import AxisMap
+from tinyconv.kernels.corners import corners as corners
 from tinyconv.kernels.elementwise import blockwise
 
 # --------------------------------------------------------------------------------------------------
@@ -316,6 +317,48 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
         y[out] = xp.where(wins, value, y[out])
         indices[out] = xp.where(wins, pixels[inp], indices[out])
     return y, indices
+
+
+# --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+def _corner(x: Array, at: Array) -> Array:
+    """The pixel of one corner of each point: x (N, C, P), at (N, L) to (N, C, L), 0 where ``at`` is -1."""
+    xp = array_module(x)
+    index = xp.broadcast_to(xp.maximum(at, 0)[:, None], (*x.shape[:2], at.shape[1]))
+    return xp.where(at[:, None] < 0, 0, xp.take_along_axis(x, index, 2))
+
+
+def sample(x: Array, w: Array, at: Array) -> Array:
+    """The corners one after the other, times their weights."""
+    y = array_module(x).zeros((*x.shape[:2], at.shape[2]), sum_dtype(native(x).dtype))
+    for k in range(at.shape[1]):
+        y += _corner(x, at[:, k]) * w[:, k, None]
+    return y.astype(native(x).dtype, copy=False)
+
+
+def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
+    """Each gradient added to its corners, in the order of the corners; those outside have a pixel of their own."""
+    xp = array_module(gy)
+    images, channels = gy.shape[:2]
+    gx = xp.empty((images, channels, pixels), native(gy).dtype)
+    starts = xp.arange(channels)[:, None, None] * (pixels + 1)
+    for n in range(images):
+        places = (xp.where(at[n] < 0, pixels, at[n]) + starts).reshape(-1)  # (C K L,)
+        parts = (gy[n][:, None].astype(xp.float64) * w[n]).reshape(-1)
+        sums = xp.bincount(places, weights=parts, minlength=channels * (pixels + 1))
+        gx[n] = sums.reshape(channels, pixels + 1)[:, :pixels]
+    return gx
+
+
+def sample_weight(x: Array, gy: Array, at: Array) -> Array:
+    """One corner after the other: the products summed over the channels."""
+    xp = array_module(x)
+    gw = xp.empty(at.shape, native(x).dtype)
+    for k in range(at.shape[1]):
+        gw[:, k] = (_corner(x, at[:, k]).astype(sum_dtype(native(x).dtype), copy=False) * gy).sum(1)
+    return gw
 
 
 # --------------------------------------------------------------------------------------------------

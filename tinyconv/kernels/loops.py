@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 
 from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels.arrays import Array, native
 from tinyconv.kernels.axismap import AxisMap
+from tinyconv.kernels.corners import first_neighbour, weights
 
 # --------------------------------------------------------------------------------------------------
 # The convolution triangle: forward
@@ -275,6 +277,96 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
                 y[(n, c, *o)] = pixel
                 indices[(n, c, *o)] = pixels[i]
     return y, indices
+
+
+# --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+def corners(
+    grid: Array, size: Sizes, mode: str, padding_mode: str, align_corners: bool, order: Sequence[int]
+) -> tuple[Array, Array]:
+    """grid (N, L, rank) to weights and flat indices (N, K, L); positions have the grid's precision, as a floor follows."""
+    N, L, rank = grid.shape
+    number = native(grid).dtype.type
+    polynomials = [weights(mode, d) for d in order]  # of each axis (neighbours, powers)
+    choices = list(product(range(len(polynomials[0])), repeat=rank))
+    w, at = np.empty((N, len(choices), L), number), np.empty((N, len(choices), L), np.int64)
+    pixels = np.arange(math.prod(size)).reshape(size)
+    for n, o in np.ndindex(N, L):
+        lists = []
+        for axis, m in enumerate(size):
+            x = number(grid[n, o, rank - 1 - axis])
+            position = (x + 1) * number((m - 1) / 2) if align_corners else ((x + 1) * number(m) - 1) / number(2)
+            slope = (m - 1) / 2 if align_corners else m / 2
+            if mode != "bicubic":
+                position, slope = _folded(position, slope, m, padding_mode, align_corners)
+            start = np.rint(position) if mode == "nearest" else np.floor(position)
+            t = float(position - start)
+            neighbours = []
+            for j, coefficients in enumerate(polynomials[axis]):
+                pixel = start + (first_neighbour(mode) + j)
+                if mode == "bicubic":
+                    pixel, _ = _folded(pixel, slope, m, padding_mode, align_corners)
+                weight = sum(float(c) * t**power for power, c in enumerate(coefficients)) * slope ** order[axis]
+                neighbours.append((pixel, weight))
+            lists.append(neighbours)
+        for k, corner in enumerate(product(*lists)):
+            inside = all(0 <= pixel <= m - 1 for m, (pixel, _) in zip(size, corner))
+            w[n, k, o] = math.prod(weight for _, weight in corner)
+            at[n, k, o] = pixels[tuple(int(pixel) for pixel, _ in corner)] if inside else -1
+    return w, at
+
+
+def _folded(position: Any, slope: float, n: int, padding_mode: str, align_corners: bool) -> tuple[Any, float]:
+    """A position brought back into [0, n-1] by clamping or reflection, and its derivative by the coordinate."""
+    if padding_mode == "zeros":
+        return position, slope
+    if position != position:
+        return position.dtype.type(0), 0.0
+    if padding_mode == "reflection":
+        low, span = (0.0, n - 1.0) if align_corners else (-0.5, float(n))
+        position = np.nan_to_num(position)
+        distance, turned = abs(position - position.dtype.type(low)), position < low
+        rest = distance % position.dtype.type(span) if span else distance * 0
+        odd = bool(span) and np.floor(distance / position.dtype.type(span)) % 2 == 1
+        position = (span - rest if odd else rest) + position.dtype.type(low)
+        slope = -slope if odd != turned else slope
+    if position <= 0 or position >= n - 1:
+        return position.dtype.type(0 if position <= 0 else n - 1), 0.0
+    return position, slope
+
+
+def sample(x: Array, w: Array, at: Array) -> Array:
+    """x (N, C, P), w and at (N, K, L) to y (N, C, L)."""
+    N, K, L = at.shape
+    y = np.empty((*x.shape[:2], L), native(x).dtype)
+    for n, c, o in np.ndindex(y.shape):
+        acc = 0.0
+        for k in range(K):
+            acc += w.item(n, k, o) * (x.item(n, c, at.item(n, k, o)) if at[n, k, o] >= 0 else 0)
+        y[n, c, o] = acc
+    return y
+
+
+def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
+    """gy (N, C, L), w and at (N, K, L) to gx (N, C, pixels)."""
+    gx = np.zeros((*gy.shape[:2], pixels))
+    for n, c, k, o in np.ndindex(*gy.shape[:2], *at.shape[1:]):
+        if at[n, k, o] >= 0:
+            gx[n, c, at[n, k, o]] += w.item(n, k, o) * gy.item(n, c, o)
+    return gx.astype(native(gy).dtype)
+
+
+def sample_weight(x: Array, gy: Array, at: Array) -> Array:
+    """x (N, C, P), gy (N, C, L), at (N, K, L) to gw (N, K, L)."""
+    gw = np.empty(at.shape, native(x).dtype)
+    for n, k, o in np.ndindex(at.shape):
+        acc = 0.0
+        for c in range(x.shape[1]):
+            acc += (x.item(n, c, at.item(n, k, o)) if at[n, k, o] >= 0 else 0) * gy.item(n, c, o)
+        gw[n, k, o] = acc
+    return gw
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,5 +10,6 @@ from tinyconv.kernels.cpu.heap import keep_freed_memory
 from tinyconv.kernels.cpu.norm import normalise, normalise_grad
 from tinyconv.kernels.cpu.pool import adaptive_max_pool, avg_pool, avg_pool_input, max_pool, scatter_windows
 from tinyconv.kernels.cpu.resample import resample
+from tinyconv.kernels.cpu.sample import corners, sample, sample_input, sample_weight
 
 keep_freed_memory()
