@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tinyconv import kernels
@@ -599,7 +599,41 @@ def test_slopes_sigmoid_and_erf_are_those_of_torch(rung: str, size: int, dtype: 
 
 
 # --------------------------------------------------------------------------------------------------
-# Cross-entropy
+# Softmax and cross-entropy
+
+
+@not_finite
+@every_rung
+@pytest.mark.parametrize("shape, axis", [((9, 70), 1), ((70, 9), 0), ((2, 5, 300), 1), ((2, 7, 3), 1), ((3, 1), 1)])
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(layout=st.sampled_from(LAYOUTS), seed=st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_softmax_and_its_gradient_are_those_of_torch(
+    rung: str, shape: tuple[int, ...], axis: int, log: bool, dtype: type, layout: str, seed: int
+) -> None:
+    """Within 16 units of the last place of the largest number; among them rows with NaN of both signs and infinities,
+    and one of nothing but minus infinity."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * rng.choice([1, 30], shape)
+    rows = np.moveaxis(x, axis, -1).reshape(-1, shape[axis])
+    for row, special in zip(rng.permutation(len(rows)), (np.nan, -np.nan, np.inf, -np.inf)):
+        rows[row, rng.integers(shape[axis])] = special
+    rows[rng.integers(len(rows))] = -np.inf
+    x = np.moveaxis(rows.reshape(np.moveaxis(x, axis, -1).shape), -1, axis)
+    x, g = laid_out(x.astype(dtype), layout), laid_out(rng.standard_normal(shape).astype(dtype), layout)
+    X = as_torch(x).requires_grad_()
+    expected = (F.log_softmax if log else F.softmax)(X, axis)
+    (expected_dx,) = torch.autograd.grad(expected, X, as_torch(g))
+    with kernels.use_kernels(rung):
+        y = kernels.softmax(x, axis, log)
+        dx = kernels.softmax_grad(g, y, axis, log)
+    unit = 2.0**-9 if dtype is np.float16 else 16 * UNIT[dtype]
+    references = expected.detach().numpy(), expected_dx.numpy()
+    largest = max(np.abs(a[np.isfinite(a)]).max(initial=1) for a in references)
+    for result, reference in zip((y, dx), references):
+        assert result.dtype == dtype and result.dtype.isnative
+        np.testing.assert_allclose(result, reference, rtol=unit, atol=unit * largest)
 
 
 @not_finite

@@ -58,6 +58,8 @@ __all__ = [
     "set_scratch_limit",
     "sigmoid",
     "slopes",
+    "softmax",
+    "softmax_grad",
     "table",
     "unfold",
     "use_kernels",
@@ -87,6 +89,8 @@ OPERATORS = (
     "slopes",
     "sigmoid",
     "erf",
+    "softmax",
+    "softmax_grad",
     "cross_entropy",
     "cross_entropy_grad",
 )
@@ -353,7 +357,17 @@ def erf(x: Array) -> Array:
 
 
 # --------------------------------------------------------------------------------------------------
-# Cross-entropy
+# Softmax and cross-entropy
+
+
+def softmax(x: Array, axis: int, log: bool) -> Array:
+    """y = e^x / sum e^x along an axis (not negative), or with ``log`` its logarithm, x - log sum e^x; any shape."""
+    return kernel("softmax", x)(x, axis, log)
+
+
+def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
+    """dx = y (g - sum g y), or with ``log`` g - e^y sum g: the gradient of softmax at its output y."""
+    return kernel("softmax_grad", g)(g, y, axis, log)
 
 
 def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:

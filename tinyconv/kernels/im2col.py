@@ -446,7 +446,32 @@ def relu_grad(g: Array, y: Array) -> Array:
 
 
 # --------------------------------------------------------------------------------------------------
-# Cross-entropy
+# Softmax and cross-entropy
+
+
+def softmax(x: Array, axis: int, log: bool) -> Array:
+    """Shifted by the maximum, so that exp cannot overflow; in one array of the size of x."""
+    xp = array_module(x)
+    y = x.astype(sum_dtype(native(x).dtype))
+    if y.size:
+        y -= y.max(axis=axis, keepdims=True)
+        if log:
+            y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+        else:
+            xp.exp(y, out=y)
+            y /= y.sum(axis=axis, keepdims=True)
+    return y.astype(native(x).dtype, copy=False)
+
+
+def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
+    """y (g - sum g y), or g - e^y sum g"""
+    dtype = native(g).dtype
+    g, y = (a.astype(sum_dtype(dtype), copy=False) for a in (g, y))
+    if log:
+        dx = g - array_module(y).exp(y) * g.sum(axis=axis, keepdims=True)
+    else:
+        dx = y * (g - (g * y).sum(axis=axis, keepdims=True))
+    return dx.astype(dtype, copy=False)
 
 
 def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:

@@ -286,7 +286,7 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
 def corners(
     grid: Array, size: Sizes, mode: str, padding_mode: str, align_corners: bool, order: Sequence[int]
 ) -> tuple[Array, Array]:
-    """grid (N, L, rank) to weights and flat indices (N, K, L); positions have the grid's precision, as a floor follows."""
+    """grid (N, L, rank) to weights and flat indices (N, K, L). A floor follows: positions have the grid's precision."""
     N, L, rank = grid.shape
     number = native(grid).dtype.type
     polynomials = [weights(mode, d) for d in order]  # of each axis (neighbours, powers)
@@ -463,7 +463,35 @@ def erf(x: Array) -> Array:
 
 
 # --------------------------------------------------------------------------------------------------
-# Cross-entropy
+# Softmax and cross-entropy
+
+
+def softmax(x: Array, axis: int, log: bool) -> Array:
+    """y = e^(x - top) / sum e^(x - top) for each row along the axis, or the logarithm of that."""
+    y = np.empty(x.shape, native(x).dtype)
+    for row in _rows(x.shape, axis):
+        numbers = [x.item(i) for i in row]
+        top = math.nan if any(v != v for v in numbers) else max(numbers)
+        total = sum(math.exp(v - top) for v in numbers)
+        for i, v in zip(row, numbers):
+            y[i] = (v - top) - math.log(total) if log else math.exp(v - top) / total
+    return y
+
+
+def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
+    """dx = y (g - sum g y), or g - e^y sum g, for each row along the axis."""
+    dx = np.empty(g.shape, native(g).dtype)
+    for row in _rows(g.shape, axis):
+        total = sum(g.item(i) if log else g.item(i) * y.item(i) for i in row)
+        for i in row:
+            dx[i] = g.item(i) - math.exp(y.item(i)) * total if log else y.item(i) * (g.item(i) - total)
+    return dx
+
+
+def _rows(shape: Sizes, axis: int) -> list[list[Sizes]]:
+    """The indices of all elements in rows along an axis."""
+    others = np.ndindex(*shape[:axis], *shape[axis + 1 :])
+    return [[(*o[:axis], i, *o[axis:]) for i in range(shape[axis])] for o in others] if shape[axis] else []
 
 
 def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:

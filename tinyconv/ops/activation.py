@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module, sum_dtype
+from tinyconv.kernels.arrays import array_module
 from tinyconv.kernels.im2col import gated
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
@@ -288,14 +288,6 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 # Along an axis
 
 
-def _shifted(x: Array, axis: int) -> Array:
-    """x minus its maximum along the axis, so that exp cannot overflow, in a dtype wide enough for the sum to come."""
-    wide = x.astype(sum_dtype(x.dtype), copy=False)
-    if x.size == 0:
-        return wide.copy()
-    return wide - wide.max(axis=axis, keepdims=True)
-
-
 class Softmax(Function):
     """y = e^x / sum e^x along an axis;  dx = y (g - sum g y)"""
 
@@ -305,15 +297,30 @@ class Softmax(Function):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        y = _shifted(x, self.axis)
-        array_module(x).exp(y, out=y)
-        y /= y.sum(axis=self.axis, keepdims=True)
-        return y.astype(x.dtype, copy=False)
+        return kernels.softmax(x, self.axis, False)
 
     def backward(self, g: Tensor) -> Tensor:
-        y = self.saved_output
-        gy = g * y
-        return gy - y * gy.sum(self.axis, keepdim=True)
+        result: Tensor = SoftmaxGrad(self.axis)(g, self.saved_output)
+        return result
+
+
+class SoftmaxGrad(Function):
+    """dx = y (g - sum g y): linear in g, and its own transpose."""
+
+    saves = (0, 1)
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, g: Array, y: Array) -> Array:
+        return kernels.softmax_grad(g, y, self.axis, False)
+
+    def backward(self, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        g, y = self.saved_inputs
+        by_g = SoftmaxGrad(self.axis)(v, y) if self.needs_grad(0) else None
+        if not self.needs_grad(1):
+            return by_g, None
+        return by_g, v * (g - (g * y).sum(self.axis, keepdim=True)) - g * (v * y).sum(self.axis, keepdim=True)
 
 
 class LogSoftmax(Function):
@@ -325,14 +332,29 @@ class LogSoftmax(Function):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        xp = array_module(x)
-        y = _shifted(x, self.axis)
-        if y.size:
-            y -= xp.log(xp.exp(y).sum(axis=self.axis, keepdims=True))
-        return y.astype(x.dtype, copy=False)
+        return kernels.softmax(x, self.axis, True)
 
     def backward(self, g: Tensor) -> Tensor:
-        return g - exp(self.saved_output) * g.sum(self.axis, keepdim=True)
+        result: Tensor = LogSoftmaxGrad(self.axis)(g, self.saved_output)
+        return result
+
+
+class LogSoftmaxGrad(Function):
+    """dx = g - e^y sum g"""
+
+    saves = (0, 1)
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, g: Array, y: Array) -> Array:
+        return kernels.softmax_grad(g, y, self.axis, True)
+
+    def backward(self, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        g, y = self.saved_inputs
+        vp = v * exp(y)
+        by_g = v - vp.sum(self.axis, keepdim=True) if self.needs_grad(0) else None
+        return by_g, -vp * g.sum(self.axis, keepdim=True) if self.needs_grad(1) else None
 
 
 def _along(op: str, function: type[Softmax] | type[LogSoftmax], x: Tensor, dim: int) -> Tensor:

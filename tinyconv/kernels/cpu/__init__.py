@@ -11,5 +11,6 @@ from tinyconv.kernels.cpu.norm import normalise, normalise_grad
 from tinyconv.kernels.cpu.pool import adaptive_max_pool, avg_pool, avg_pool_input, max_pool, scatter_windows
 from tinyconv.kernels.cpu.resample import resample
 from tinyconv.kernels.cpu.sample import corners, sample, sample_input, sample_weight
+from tinyconv.kernels.cpu.softmax import softmax, softmax_grad
 
 keep_freed_memory()
