@@ -77,6 +77,8 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
         "slopes": (lambda x, of: kernels.slopes(x, of > 0, 0.1), [x, x[::-1]]),
         "sigmoid": (kernels.sigmoid, [x]),
         "erf": (kernels.erf, [x]),
+        "activation": (lambda x: kernels.activation(x, "gelu", ()), [x]),
+        "activation_grad": (lambda g, x: kernels.activation_grad(g, x, "elu", (1.0, 0.5, 2.0)), [x, x[::-1]]),
         "softmax": (lambda x: kernels.softmax(x, x.ndim - 1, False), [x]),
         "softmax_grad": (lambda g, y: kernels.softmax_grad(g, y, 1, True), [x, x[::-1]]),
         "cross_entropy": (lambda x: kernels.cross_entropy(x, target, valid, valid), [scores]),

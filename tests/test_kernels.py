@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tinyconv import kernels
 from tinyconv.geometry import Geometry, transposed_geometry, window_geometry
-from tinyconv.kernels import im2col, loops
+from tinyconv.kernels import im2col, loops, pointwise
 from tinyconv.kernels.axismap import AxisMap, axis_map
 
 RUNGS = ("loops", "im2col", "numba")
@@ -598,6 +598,59 @@ def test_slopes_sigmoid_and_erf_are_those_of_torch(rung: str, size: int, dtype: 
         np.testing.assert_allclose(result, reference.numpy(), rtol=rtol, atol=1e-3 if half else np.finfo(dtype).tiny)
 
 
+#: Name, parameters, torch's function, and whether it is asked about infinities: for some, torch's gelu gives NaN in
+#: float32 and not in float64.
+ACTIVATIONS: list[tuple[str, tuple[float, ...], Callable[[torch.Tensor], torch.Tensor], bool]] = [
+    ("elu", (1.0, 0.7, 1.0), lambda x: F.elu(x, 0.7), True),
+    ("elu", (1.0, 2.0, 0.5), lambda x: F.celu(x, 2.0), True),
+    ("hardsigmoid", (), F.hardsigmoid, True),
+    ("hardswish", (), F.hardswish, True),
+    ("silu", (), F.silu, True),
+    ("gelu", (), F.gelu, False),
+    ("gelu-tanh", (), lambda x: F.gelu(x, approximate="tanh"), False),
+]  # fmt: skip
+
+
+@not_finite
+@every_rung
+@pytest.mark.parametrize("name, parameters, theirs, infinite", ACTIVATIONS)
+@pytest.mark.parametrize("size", [0, 64, 20_000])  # whole vectors: beyond them torch's slopes at NaN are others
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations_of_one_formula_and_their_gradients_are_those_of_torch(
+    rung: str,
+    name: str,
+    parameters: tuple[float, ...],
+    theirs: Callable[[torch.Tensor], torch.Tensor],
+    infinite: bool,
+    size: int,
+    dtype: type,
+) -> None:
+    """To 16 units in the last place of the result, and of what it is the difference of."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(size) * rng.choice([0.01, 1, 4, 30], size)).astype(dtype)
+    special = [np.nan, -3.0, 3.0, 0.0, -0.0] + [np.inf, -np.inf] * infinite
+    x[: size // 2] = np.resize(np.array(special, dtype), size // 2)
+    g = rng.standard_normal(size).astype(dtype)
+    X = as_torch(x).requires_grad_()
+    expected = theirs(X)
+    (expected_gx,) = torch.autograd.grad(expected, X, as_torch(g))
+    with kernels.use_kernels(rung), np.errstate(over="ignore"):
+        y, gx = kernels.activation(x, name, parameters), kernels.activation_grad(g, x, name, parameters)
+    unit = 2.0**-10 if dtype is np.float16 else 16 * UNIT[dtype]
+    if name == "hardsigmoid":  # torch's slope is 1/6 rounded to float32, in float64 too
+        unit = max(unit, UNIT[np.float32])
+    wide = np.nan_to_num(np.abs(x.astype(np.float64)))
+    for result, reference, parts in (
+        (y, expected.detach().numpy(), np.minimum(wide, 1)),
+        (gx, expected_gx.numpy(), np.abs(g) * (1 + np.minimum(wide, 20))),
+    ):
+        assert result.dtype == dtype and result.shape == x.shape
+        finite = np.isfinite(reference)
+        np.testing.assert_array_equal(result[~finite], reference[~finite])
+        bound = unit * (np.abs(reference) + parts) + np.finfo(dtype).tiny
+        assert (np.abs(result - reference) <= bound)[finite].all()
+
+
 # --------------------------------------------------------------------------------------------------
 # Softmax and cross-entropy
 
@@ -707,9 +760,14 @@ def test_one_output_row_of_one_image_is_the_least() -> None:
 
 
 def used(module: str) -> set[str]:
-    """The names that im2col takes from ``module``, and from the arrays' module ``xp``."""
-    tree = ast.parse(inspect.getsource(im2col))
-    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))
+    """The names that the array code takes from ``module``, and from the arrays' module ``xp``."""
+    trees = [ast.parse(inspect.getsource(code)) for code in (im2col, pointwise)]
+    nodes = (
+        node
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    )
     return {node.attr for node in nodes if node.value.id == module}
 
 

@@ -30,6 +30,8 @@ __all__ = [
     "LADDER",
     "OPERATORS",
     "Table",
+    "activation",
+    "activation_grad",
     "adaptive_max_pool",
     "array_module",
     "avg_pool",
@@ -89,6 +91,8 @@ OPERATORS = (
     "slopes",
     "sigmoid",
     "erf",
+    "activation",
+    "activation_grad",
     "softmax",
     "softmax_grad",
     "cross_entropy",
@@ -354,6 +358,24 @@ def sigmoid(x: Array) -> Array:
 def erf(x: Array) -> Array:
     """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to x; any shape."""
     return kernel("erf", x)(x)
+
+
+def activation(x: Array, name: str, parameters: tuple[float, ...]) -> Array:
+    """y = f(x) of one of these, element by element; any shape.
+
+    'elu' (a, b, c)   a x where x > 0, else b (e^(c x) - 1)
+    'hardsigmoid' ()  min(max(x + 3, 0), 6) / 6
+    'hardswish' ()    x hardsigmoid(x)
+    'silu' ()         x / (1 + e^-x)
+    'gelu' ()         x (1 + erf(x / sqrt 2)) / 2
+    'gelu-tanh' ()    x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)
+    """
+    return kernel("activation", x)(x, name, parameters)
+
+
+def activation_grad(g: Array, x: Array, name: str, parameters: tuple[float, ...]) -> Array:
+    """gx = g f'(x): the gradient of ``activation`` at its input x. At a kink f' is torch's."""
+    return kernel("activation_grad", g)(g, x, name, parameters)
 
 
 # --------------------------------------------------------------------------------------------------

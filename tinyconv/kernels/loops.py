@@ -13,7 +13,7 @@ Two-dimensional convolution is written out loop by loop; the three-dimensional o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -460,6 +460,70 @@ def erf(x: Array) -> Array:
     for i in np.ndindex(x.shape):
         y[i] = math.erf(x.item(i))
     return y
+
+
+def _hard(x: float) -> float:
+    return min(max(x + 3, 0), 6) / 6 if x == x else x
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > -700 else math.exp(x)
+
+
+def _phi(x: float) -> float:
+    """The distribution function of a standard normal variable."""
+    return 0.5 * math.erfc(-x / math.sqrt(2))
+
+
+def _bent(x: float) -> float:
+    """2u of gelu-tanh: (1 + tanh(u)) / 2 is the logistic function of 2u."""
+    return math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)
+
+
+def _bent_slope(x: float) -> float:
+    return math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * x * x)
+
+
+#: Name: f(x) and g f'(x), with the parameters.
+_ACTIVATIONS: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
+    "elu": (
+        lambda x, a, b, c: a * x if x > 0 else b * math.expm1(c * x),
+        lambda g, x, a, b, c: g * a if x > 0 else g * b * c * math.exp(c * x),
+    ),
+    "hardsigmoid": (_hard, lambda g, x: g / 6 if -3 < x < 3 else 0),
+    "hardswish": (
+        lambda x: x * _hard(x),
+        lambda g, x: 0 if x <= -3 else g if x >= 3 else g * (x / 3 + 0.5),
+    ),
+    "silu": (
+        lambda x: x * _logistic(x),
+        lambda g, x: g * _logistic(x) * (1 + x * _logistic(-x)),
+    ),
+    "gelu": (
+        lambda x: x * _phi(x),
+        lambda g, x: g * (_phi(x) + x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
+    ),
+    "gelu-tanh": (
+        lambda x: x * _logistic(_bent(x)),
+        lambda g, x: g * _logistic(_bent(x)) * (1 + x * _logistic(-_bent(x)) * _bent_slope(x)),
+    ),
+}
+
+
+def activation(x: Array, name: str, parameters: tuple[float, ...]) -> Array:
+    """y = f(x)"""
+    y = np.empty(x.shape, native(x).dtype)
+    for i in np.ndindex(x.shape):
+        y[i] = _ACTIVATIONS[name][0](x.item(i), *parameters)
+    return y
+
+
+def activation_grad(g: Array, x: Array, name: str, parameters: tuple[float, ...]) -> Array:
+    """gx = g f'(x)"""
+    gx = np.empty(g.shape, native(g).dtype)
+    for i in np.ndindex(g.shape):
+        gx[i] = _ACTIVATIONS[name][1](g.item(i), x.item(i), *parameters)
+    return gx
 
 
 # --------------------------------------------------------------------------------------------------

@@ -6,17 +6,19 @@ At a kink the derivative is torch's: 0 for relu, relu6 and hardtanh, the left on
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from numpy.typing import DTypeLike
 
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.kernels.im2col import gated
+from tinyconv.kernels.pointwise import gated
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
-from tinyconv.ops.elementwise import clamp, exp, expm1, log1p, sigmoid, tanh, where
+from tinyconv.ops.elementwise import clamp, exp, log1p, sigmoid, tanh, where
 from tinyconv.ops.shape import axis_of
 from tinyconv.ops.windows import require_float
 
@@ -102,21 +104,87 @@ def relu6(input: Tensor) -> Tensor:
     return Clip(0.0, 6.0)(as_number(input, "relu6"))
 
 
-def hardsigmoid(input: Tensor) -> Tensor:
-    """y = min(max(input + 3, 0), 6) / 6"""
-    return hardtanh(require_float("hardsigmoid", "input", input) + 3, 0.0, 6.0) / 6
-
-
-def hardswish(input: Tensor) -> Tensor:
-    """y = input * min(max(input + 3, 0), 6) / 6. Source: Howard et al., ICCV 2019, section 5.2."""
-    x = require_float("hardswish", "input", input)
-    return x * relu6(x + 3) / 6
-
-
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """y = input where input > threshold, else value, in the dtype of input; NaN stays"""
     x = as_number(input, "threshold")
     return cast(where(x <= threshold, value, x), x.dtype)
+
+
+# --------------------------------------------------------------------------------------------------
+# Activations of one formula
+
+
+class Activation(Function):
+    """y = f(x), element by element, f by its name in :func:`tinyconv.kernels.activation`;  x' = g f'(x)"""
+
+    saves = (0,)
+
+    def __init__(self, kind: str, parameters: tuple[float, ...] = ()) -> None:
+        self.kind, self.parameters = kind, parameters
+
+    def forward(self, x: Array) -> Array:
+        return kernels.activation(x, self.kind, self.parameters)
+
+    def backward(self, g: Tensor) -> Tensor:
+        (x,) = self.saved_inputs
+        if switches.recording:  # the gradient is to be differentiated: written with operators, it can be
+            return _GRADS[self.kind](g, x, *self.parameters)
+        gx: Tensor = ActivationGrad(self.kind, self.parameters)(g, x)
+        return gx
+
+
+class ActivationGrad(Function):
+    """x' = g f'(x) in one pass, where nobody asks for its gradient."""
+
+    def __init__(self, kind: str, parameters: tuple[float, ...]) -> None:
+        self.kind, self.parameters = kind, parameters
+
+    def forward(self, g: Array, x: Array) -> Array:
+        return kernels.activation_grad(g, x, self.kind, self.parameters)
+
+
+def _elu_grad(g: Tensor, x: Tensor, a: float, b: float, c: float) -> Tensor:
+    return g * where(x > 0, a, exp(clamp(x, max=0) * c) * (b * c))
+
+
+def _hardswish_grad(g: Tensor, x: Tensor) -> Tensor:
+    return where(x <= -3, 0.0, where(x >= 3, g, g * (x / 3 + 0.5)))
+
+
+def _silu_grad(g: Tensor, x: Tensor) -> Tensor:
+    s = sigmoid(x)
+    return g * s * (x * (1 - s) + 1)
+
+
+def _gelu_grad(g: Tensor, x: Tensor) -> Tensor:
+    return g * ((erf(x * math.sqrt(0.5)) + 1) * 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+
+
+def _gelu_tanh_grad(g: Tensor, x: Tensor) -> Tensor:
+    steep = math.sqrt(8 / math.pi)
+    s = sigmoid((x * x * x * 0.044715 + x) * steep)  # (1 + tanh(u)) / 2 is the sigmoid of 2u
+    return g * s * (x * (1 - s) * (x * x * (3 * 0.044715) + 1) * steep + 1)
+
+
+#: g f'(x), with the parameters.
+_GRADS: dict[str, Callable[..., Tensor]] = {
+    "elu": _elu_grad,
+    "hardsigmoid": lambda g, x: where((x > -3) & (x < 3), g / 6, 0.0),
+    "hardswish": _hardswish_grad,
+    "silu": _silu_grad,
+    "gelu": _gelu_grad,
+    "gelu-tanh": _gelu_tanh_grad,
+}
+
+
+def hardsigmoid(input: Tensor) -> Tensor:
+    """y = min(max(input + 3, 0), 6) / 6"""
+    return Activation("hardsigmoid")(require_float("hardsigmoid", "input", input))
+
+
+def hardswish(input: Tensor) -> Tensor:
+    """y = input * min(max(input + 3, 0), 6) / 6. Source: Howard et al., ICCV 2019, section 5.2."""
+    return Activation("hardswish")(require_float("hardswish", "input", input))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -167,8 +235,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """y = input where input > 0, else alpha (e^input - 1). Source: Clevert et al., ICLR 2016, equation 15."""
-    x = require_float("elu", "input", input)
-    return where(x > 0, x, expm1(clamp(x, max=0)) * alpha)
+    return Activation("elu", (1.0, alpha, 1.0))(require_float("elu", "input", input))
 
 
 def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -176,12 +243,12 @@ def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     x = require_float("celu", "input", input)
     if alpha == 0:
         raise ValueError("celu: alpha must not be 0.")
-    return where(x > 0, x, expm1(clamp(x, max=0) / alpha) * alpha)
+    return Activation("elu", (1.0, alpha, 1 / alpha))(x)
 
 
 def selu(input: Tensor) -> Tensor:
     """y = 1.0507 elu(input, alpha=1.6733): keeps mean 0 and variance 1. Source: Klambauer et al., NIPS 2017."""
-    return elu(input, _SELU_ALPHA) * _SELU_SCALE
+    return Activation("elu", (_SELU_SCALE, _SELU_SCALE * _SELU_ALPHA, 1.0))(require_float("selu", "input", input))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -228,8 +295,7 @@ def tanhshrink(input: Tensor) -> Tensor:
 
 def silu(input: Tensor) -> Tensor:
     """y = input * sigmoid(input), also called swish. Source: Elfwing et al., Neural Networks 107, 2018."""
-    x = require_float("silu", "input", input)
-    return x * sigmoid(x)
+    return Activation("silu")(require_float("silu", "input", input))
 
 
 def mish(input: Tensor) -> Tensor:
@@ -277,11 +343,9 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     Source: Hendrycks and Gimpel, arXiv 1606.08415.
     """
     x = require_float("gelu", "input", input)
-    if approximate == "none":
-        return x * (erf(x * math.sqrt(0.5)) + 1) * 0.5
-    if approximate == "tanh":
-        return x * (tanh((x * x * x * 0.044715 + x) * math.sqrt(2 / math.pi)) + 1) * 0.5
-    raise ValueError(f"gelu: approximate must be 'none' or 'tanh', but is {approximate!r}.")
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', but is {approximate!r}.")
+    return Activation("gelu" if approximate == "none" else "gelu-tanh")(x)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinyconv.kernels.cpu import notice
-from tinyconv.kernels.cpu.activation import erf, relu, relu_grad, sigmoid, slopes
+from tinyconv.kernels.cpu.activation import activation, activation_grad, erf, relu, relu_grad, sigmoid, slopes
 from tinyconv.kernels.cpu.convolution import conv, conv_input, conv_weight
 from tinyconv.kernels.cpu.entropy import cross_entropy, cross_entropy_grad
 from tinyconv.kernels.cpu.heap import keep_freed_memory
