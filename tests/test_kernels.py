@@ -411,9 +411,14 @@ def adaptive(n: int, o: int) -> AxisMap:
 
 @every_rung
 @pytest.mark.parametrize("kind", ["negative", "ties", "nan", "-inf"])
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_adaptive_max_pooling_is_that_of_torch(rung: str, kind: str, rank: int) -> None:
-    size, output = (5, 7, 4)[:rank], (3, 4, 6)[:rank]
+@pytest.mark.parametrize(
+    "size, output",
+    [((5,), (3,)), ((5, 7), (3, 4)), ((5, 7, 4), (3, 4, 6)), ((6, 19), (1, 1)), ((3, 18), (2, 3))],
+)
+def test_adaptive_max_pooling_is_that_of_torch(
+    rung: str, kind: str, size: tuple[int, ...], output: tuple[int, ...]
+) -> None:
+    rank = len(size)
     x = pooling_data(kind, (2, 2, *size), 1)
     pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[rank - 1]
     expected, at = pool(as_torch(x), output, return_indices=True)
@@ -421,6 +426,29 @@ def test_adaptive_max_pooling_is_that_of_torch(rung: str, kind: str, rank: int) 
         y, indices = kernels.adaptive_max_pool(x, [adaptive(n, o) for n, o in zip(size, output)])
     np.testing.assert_array_equal(y, expected.numpy())
     np.testing.assert_array_equal(indices, at.numpy())
+
+
+@every_rung
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(layout=st.sampled_from(LAYOUTS), size=st.lists(st.integers(1, 9), min_size=1, max_size=3))
+@settings(max_examples=20)
+def test_averaging_whole_planes_and_its_gradient_are_those_of_torch(
+    rung: str, dtype: type, layout: str, size: list[int]
+) -> None:
+    rng = np.random.default_rng(len(size))
+    x, gy = rng.standard_normal((3, 2, *size)), rng.standard_normal((3, 2, *(1,) * len(size)))
+    x[0, 1].flat[-1], gy[1, 0] = np.nan, np.inf
+    x, gy = laid_out(x.astype(dtype), layout), laid_out(gy.astype(dtype), layout)
+    X = as_torch(x).requires_grad_()
+    expected = X.mean(tuple(range(2, X.ndim)), keepdim=True)
+    (expected_gx,) = torch.autograd.grad(expected, X, as_torch(gy))
+    maps = [axis_map(n, [range(n)], [[1 / n] * n], dtype) for n in size]
+    with kernels.use_kernels(rung):
+        y, gx = kernels.resample(x, maps), kernels.resample(gy, [m.transposed for m in maps])
+    unit = 2.0**-10 if dtype is np.float16 else 16 * UNIT[dtype]
+    for result, reference in ((y, expected.detach().numpy()), (gx, expected_gx.numpy())):
+        assert result.dtype == dtype and result.dtype.isnative
+        np.testing.assert_allclose(result, reference, rtol=unit, atol=unit)
 
 
 @every_rung
