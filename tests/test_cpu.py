@@ -33,6 +33,17 @@ def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return np.random.default_rng(len(shape)).standard_normal(shape).astype(dtype)
 
 
+def stepped(step: Callable[..., None]) -> Callable[..., tuple[np.ndarray, ...]]:
+    """What a step of an optimiser makes of copies of its arrays."""
+
+    def call(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        copies = tuple(a.copy() for a in arrays)
+        step(*copies)
+        return copies
+
+    return call
+
+
 def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[..., Any], list[np.ndarray]]]:
     """For every operator of the ladder a function of arrays, and arrays; ``scale`` 1 is enough for several threads."""
     n, side = (8, 64) if scale == 1 else (2, 9)
@@ -81,6 +92,11 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
         "activation_grad": (lambda g, x: kernels.activation_grad(g, x, "elu", (1.0, 0.5, 2.0)), [x, x[::-1]]),
         "softmax": (lambda x: kernels.softmax(x, x.ndim - 1, False), [x]),
         "softmax_grad": (lambda g, y: kernels.softmax_grad(g, y, 1, True), [x, x[::-1]]),
+        "sgd_step": (stepped(lambda x, g, v: kernels.sgd_step(x, g, v, 0.1, 0.9, 0.1, 0.2, True, False)), [x, x, x]),
+        "adam_step": (
+            stepped(lambda x, g, m, v: kernels.adam_step(x, g, m, v * v, v, 3, 0.1, 0.9, 0.99, 0.1, 0.1, True, True)),
+            [x, x[::-1], x, x],
+        ),
         "cross_entropy": (lambda x: kernels.cross_entropy(x, target, valid, valid), [scores]),
         "cross_entropy_grad": (
             lambda x, g: kernels.cross_entropy_grad(g, x, target, valid, valid, g[:, None], g[:, None]),

@@ -749,6 +749,69 @@ def test_cross_entropy_and_its_gradient_are_those_of_torch(
 
 
 # --------------------------------------------------------------------------------------------------
+# Steps of optimisers
+
+#: An optimiser of torch, the options that it and our step are given, and our step of (x, g, state, count).
+STEPS: dict[str, tuple[Any, dict[str, Any], int, Callable[..., None]]] = {
+    "plain": (
+        torch.optim.SGD, {"lr": 0.1}, 0,
+        lambda x, g, _: kernels.sgd_step(x, g, None, 0.1, 0, 0, 0, False, False),
+    ),
+    "decay, upwards": (
+        torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.3, "maximize": True}, 0,
+        lambda x, g, _: kernels.sgd_step(x, g, None, 0.1, 0, 0, 0.3, False, True),
+    ),
+    "momentum": (
+        torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3}, 1,
+        lambda x, g, _, v: kernels.sgd_step(x, g, v, 0.1, 0.8, 0, 0.3, False, False),
+    ),
+    "nesterov": (
+        torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "maximize": True}, 1,
+        lambda x, g, _, v: kernels.sgd_step(x, g, v, 0.1, 0.8, 0, 0, True, True),
+    ),
+    "adam": (
+        torch.optim.Adam, {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.3}, 2,
+        lambda x, g, t, m, v: kernels.adam_step(x, g, m, v, None, t, 0.1, 0.8, 0.9, 1e-8, 0.3, False, False),
+    ),
+    "amsgrad": (
+        torch.optim.Adam, {"lr": 0.1, "betas": (0.8, 0.9), "amsgrad": True, "maximize": True}, 3,
+        lambda x, g, t, m, v, top: kernels.adam_step(x, g, m, v, top, t, 0.1, 0.8, 0.9, 1e-8, 0, False, True),
+    ),
+    "adamw": (
+        torch.optim.AdamW, {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.3}, 2,
+        lambda x, g, t, m, v: kernels.adam_step(x, g, m, v, None, t, 0.1, 0.8, 0.9, 1e-8, 0.3, True, False),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("layout", ["plain", "fortran", "strided", "reversed"])
+@pytest.mark.parametrize("shape", [(7, 5), (300, 500)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_steps_of_optimisers_are_those_of_torch_with_the_same_bits_on_both_array_rungs(
+    name: str, layout: str, shape: tuple[int, int], dtype: type
+) -> None:
+    """Three steps, each of another gradient, within 16 units in the last place of the largest number."""
+    optimiser, options, states, step = STEPS[name]
+    rng = np.random.default_rng(0)
+    start, *gradients = rng.standard_normal((4, *shape)).astype(dtype)
+    p = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    theirs = optimiser([p], **options)
+    found = {rung: laid_out(start.copy(), layout) for rung in (RUNGS if start.size < 100 else RUNGS[1:])}
+    state = {rung: [laid_out(np.zeros_like(start), layout) for _ in range(states)] for rung in found}
+    for count, g in enumerate(gradients, 1):
+        p.grad = as_torch(g)
+        theirs.step()
+        for rung, x in found.items():
+            with kernels.use_kernels(rung):
+                step(x, laid_out(g, layout), count, *state[rung])
+    for rung, x in found.items():
+        np.testing.assert_allclose(x, p.detach().numpy(), rtol=0, atol=16 * UNIT[dtype] * np.abs(x).max(), err_msg=rung)
+    np.testing.assert_array_equal(found["im2col"], found["numba"])
+    np.testing.assert_array_equal(state["im2col"], state["numba"])
+
+
+# --------------------------------------------------------------------------------------------------
 # Memory, CuPy
 
 

@@ -6,8 +6,8 @@ and takes NumPy arrays of float32 and float64. What a rung lacks or does not tak
 
 In every signature ``g`` is a :class:`~tinyconv.geometry.Geometry` of rank 1, 2 or 3, and I = ``g.size``,
 O = ``g.output``, K = ``g.kernel``. The result has the dtype of the arguments; float16 is summed in float32.
-Arguments may lie in memory in any way, and are never written to. Nothing is checked here: the
-operators in ``tinyconv.ops`` check.
+Arguments may lie in memory in any way, and are never written to, but for the steps of optimisers. Nothing is checked
+here: the operators in ``tinyconv.ops`` check.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "Table",
     "activation",
     "activation_grad",
+    "adam_step",
     "adaptive_max_pool",
     "array_module",
     "avg_pool",
@@ -58,6 +59,7 @@ __all__ = [
     "scatter_windows",
     "scratch_limit",
     "set_scratch_limit",
+    "sgd_step",
     "sigmoid",
     "slopes",
     "softmax",
@@ -97,6 +99,8 @@ OPERATORS = (
     "softmax_grad",
     "cross_entropy",
     "cross_entropy_grad",
+    "sgd_step",
+    "adam_step",
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
@@ -406,3 +410,30 @@ def cross_entropy_grad(
 ) -> Array:
     """dx[n, c, j] = factor g (e^(x - top - log_sum) - [c = target]), 0 where not ``valid``; g (N, L)."""
     return kernel("cross_entropy_grad", x)(g, x, target, factor, valid, top, log_sum)
+
+
+# --------------------------------------------------------------------------------------------------
+# Steps of optimisers: the only operators that change their arguments
+
+
+def sgd_step(
+    x: Array, g: Array, v: Array | None, lr: float, momentum: float, dampening: float, weight_decay: float,
+    nesterov: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """g <- g + weight_decay x;  v <- momentum v + (1 - dampening) g;  x <- x - lr v, of x and v in place; any shape.
+
+    v is None without a momentum: x <- x - lr g. ``nesterov``: g + momentum v for v. ``maximize``: -g for g.
+    """
+    kernel("sgd_step", x)(x, g, v, lr, momentum, dampening, weight_decay, nesterov, maximize)
+
+
+def adam_step(
+    x: Array, g: Array, m: Array, v: Array, largest: Array | None, count: int, lr: float, beta1: float, beta2: float,
+    eps: float, weight_decay: float, decoupled: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  x <- x - lr M / (sqrt(V) + eps), in place.
+
+    M = m / (1 - beta1^count) and V = v / (1 - beta2^count), or with ``largest`` (else None) the largest v so far for v.
+    Before, g <- g + weight_decay x, or where ``decoupled`` x <- (1 - lr weight_decay) x. ``maximize``: -g for g.
+    """
+    kernel("adam_step", x)(x, g, m, v, largest, count, lr, beta1, beta2, eps, weight_decay, decoupled, maximize)

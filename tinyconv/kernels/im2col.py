@@ -34,6 +34,8 @@ from tinyconv.kernels.pointwise import relu as relu
 from tinyconv.kernels.pointwise import relu_grad as relu_grad
 from tinyconv.kernels.pointwise import sigmoid as sigmoid
 from tinyconv.kernels.pointwise import slopes as slopes
+from tinyconv.kernels.update import adam_step as adam_step
+from tinyconv.kernels.update import sgd_step as sgd_step
 
 # --------------------------------------------------------------------------------------------------
 # Columns

@@ -583,3 +583,39 @@ def cross_entropy_grad(
             p = math.exp(x.item(n, c, j) - top.item(n, 0, j) - log_sum.item(n, 0, j))
             dx[n, c, j] = factor.item(n, j) * g.item(n, j) * (p - (c == target[n, j]))
     return dx
+
+
+# --------------------------------------------------------------------------------------------------
+# Steps of optimisers
+
+
+def sgd_step(
+    x: Array, g: Array, v: Array | None, lr: float, momentum: float, dampening: float, weight_decay: float,
+    nesterov: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """g <- g + weight_decay x;  v <- momentum v + (1 - dampening) g;  x <- x - lr v"""
+    for i in np.ndindex(x.shape):
+        slope = (-g.item(i) if maximize else g.item(i)) + (weight_decay * x.item(i) if weight_decay else 0)
+        if v is not None:
+            v[i] = momentum * v.item(i) + (1 - dampening) * slope
+            slope = slope + momentum * v.item(i) if nesterov else v.item(i)
+        x[i] = x.item(i) - lr * slope
+
+
+def adam_step(
+    x: Array, g: Array, m: Array, v: Array, largest: Array | None, count: int, lr: float, beta1: float, beta2: float,
+    eps: float, weight_decay: float, decoupled: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  x <- x - lr M / (sqrt(V) + eps)"""
+    for i in np.ndindex(x.shape):
+        slope = -g.item(i) if maximize else g.item(i)
+        if weight_decay and decoupled:
+            x[i] = x.item(i) * (1 - lr * weight_decay)
+        elif weight_decay:
+            slope += weight_decay * x.item(i)
+        m[i] = beta1 * m.item(i) + (1 - beta1) * slope
+        v[i] = beta2 * v.item(i) + (1 - beta2) * slope * slope
+        top = v.item(i)
+        if largest is not None:
+            largest[i] = top = max(largest.item(i), top)
+        x[i] = x.item(i) - lr * (m.item(i) / (1 - beta1**count)) / (math.sqrt(top / (1 - beta2**count)) + eps)
