@@ -97,6 +97,10 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
             stepped(lambda x, g, m, v: kernels.adam_step(x, g, m, v * v, v, 3, 0.1, 0.9, 0.99, 0.1, 0.1, True, True)),
             [x, x[::-1], x, x],
         ),
+        "rmsprop_step": (
+            stepped(lambda x, g, v, b: kernels.rmsprop_step(x, g, v * v + 1, g / 9, b, 0.1, 0.9, 0.1, 0.1, 0.8, True)),
+            [x, x[::-1], x, x],
+        ),
         "cross_entropy": (lambda x: kernels.cross_entropy(x, target, valid, valid), [scores]),
         "cross_entropy_grad": (
             lambda x, g: kernels.cross_entropy_grad(g, x, target, valid, valid, g[:, None], g[:, None]),

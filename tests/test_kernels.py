@@ -781,6 +781,14 @@ STEPS: dict[str, tuple[Any, dict[str, Any], int, Callable[..., None]]] = {
         torch.optim.AdamW, {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.3}, 2,
         lambda x, g, t, m, v: kernels.adam_step(x, g, m, v, None, t, 0.1, 0.8, 0.9, 1e-8, 0.3, True, False),
     ),
+    "rmsprop": (
+        torch.optim.RMSprop, {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "weight_decay": 0.3, "maximize": True}, 1,
+        lambda x, g, _, v: kernels.rmsprop_step(x, g, v, None, None, 0.1, 0.9, 0.1, 0.3, 0, True),
+    ),
+    "rmsprop with momentum, centered": (
+        torch.optim.RMSprop, {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "momentum": 0.8, "centered": True}, 3,
+        lambda x, g, _, v, mean, b: kernels.rmsprop_step(x, g, v, mean, b, 0.1, 0.9, 0.1, 0, 0.8, False),
+    ),
 }  # fmt: skip
 
 

@@ -53,6 +53,7 @@ __all__ = [
     "relu",
     "relu_grad",
     "resample",
+    "rmsprop_step",
     "sample",
     "sample_input",
     "sample_weight",
@@ -101,6 +102,7 @@ OPERATORS = (
     "cross_entropy_grad",
     "sgd_step",
     "adam_step",
+    "rmsprop_step",
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
@@ -437,3 +439,15 @@ def adam_step(
     Before, g <- g + weight_decay x, or where ``decoupled`` x <- (1 - lr weight_decay) x. ``maximize``: -g for g.
     """
     kernel("adam_step", x)(x, g, m, v, largest, count, lr, beta1, beta2, eps, weight_decay, decoupled, maximize)
+
+
+def rmsprop_step(
+    x: Array, g: Array, v: Array, mean: Array | None, b: Array | None, lr: float, alpha: float, eps: float,
+    weight_decay: float, momentum: float, maximize: bool,
+) -> None:  # fmt: skip
+    """v <- alpha v + (1 - alpha) g^2;  b <- momentum b + g / (sqrt(v) + eps);  x <- x - lr b, in place; any shape.
+
+    Before, g <- g + weight_decay x. b is None without a momentum. With ``mean`` (else None), mean <- alpha mean +
+    (1 - alpha) g, and v - mean^2 under the root. ``maximize``: -g for g.
+    """
+    kernel("rmsprop_step", x)(x, g, v, mean, b, lr, alpha, eps, weight_decay, momentum, maximize)

@@ -35,6 +35,7 @@ from tinyconv.kernels.pointwise import relu_grad as relu_grad
 from tinyconv.kernels.pointwise import sigmoid as sigmoid
 from tinyconv.kernels.pointwise import slopes as slopes
 from tinyconv.kernels.update import adam_step as adam_step
+from tinyconv.kernels.update import rmsprop_step as rmsprop_step
 from tinyconv.kernels.update import sgd_step as sgd_step
 
 # --------------------------------------------------------------------------------------------------

@@ -72,6 +72,46 @@ def adam_step(
     _in_blocks(step, [x, g, m, v] + ([] if largest is None else [largest]))
 
 
+def rmsprop_step(
+    x: Array, g: Array, v: Array, mean: Array | None, b: Array | None, lr: float, alpha: float, eps: float,
+    weight_decay: float, momentum: float, maximize: bool,
+) -> None:  # fmt: skip
+    """The formula, block by block."""
+    xp, number = array_module(x), x.dtype.type
+    rest = number(1 - alpha)
+
+    def step(x: Array, g: Array, v: Array, *state: Array) -> None:
+        if maximize:
+            g = -g
+        if weight_decay:
+            g = g + x * number(weight_decay)
+        v *= number(alpha)
+        scratch = g * g
+        scratch *= rest
+        v += scratch
+        if mean is None:
+            xp.sqrt(v, out=scratch)
+        else:
+            average = state[0]
+            xp.subtract(g, average, out=scratch)
+            scratch *= rest
+            average += scratch
+            xp.multiply(average, average, out=scratch)
+            xp.subtract(v, scratch, out=scratch)
+            xp.sqrt(scratch, out=scratch)
+        scratch += number(eps)
+        xp.divide(g, scratch, out=scratch)
+        if b is not None:
+            buffer = state[-1]
+            buffer *= number(momentum)
+            buffer += scratch
+            scratch[...] = buffer
+        scratch *= number(lr)
+        x -= scratch
+
+    _in_blocks(step, [x, g, v, *(a for a in (mean, b) if a is not None)])
+
+
 def _in_blocks(step: Callable[..., None], arrays: Sequence[Array]) -> None:
     """step(*arrays), of large arrays without gaps in blocks that threads share out."""
     x = arrays[0]

@@ -12,6 +12,6 @@ from tinyconv.kernels.cpu.pool import adaptive_max_pool, avg_pool, avg_pool_inpu
 from tinyconv.kernels.cpu.resample import resample
 from tinyconv.kernels.cpu.sample import corners, sample, sample_input, sample_weight
 from tinyconv.kernels.cpu.softmax import softmax, softmax_grad
-from tinyconv.kernels.cpu.update import adam_step, sgd_step
+from tinyconv.kernels.cpu.update import adam_step, rmsprop_step, sgd_step
 
 keep_freed_memory()

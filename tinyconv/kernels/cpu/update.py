@@ -90,3 +90,39 @@ def adam_step(
     scalars = (lr / (1 - beta1**count), 1 - beta1, beta2, 1 - beta2, math.sqrt(1 - beta2**count), eps, shrink, decay)
     given = (*flat, *(x.dtype.type(n) for n in (*scalars, -1 if maximize else 1)))
     parallel(lambda first, last: adam_part(first, last, *given), x.size, 1.0 * x.size)
+
+
+@_step
+def rmsprop_part(  # type: ignore[no-untyped-def]
+    first, last, g, x, v, mean, b, lr, alpha, rest, eps, decay, momentum, sign
+):  # fmt: skip
+    """Elements [first, last) of flat arrays; rest = 1 - alpha, mean is empty unless centered, b without a momentum."""
+    start, count = np.uintp(first), np.uintp(last - first)
+    for j in range(count):
+        value, slope = x[start + j], g[start + j] * sign
+        slope = slope + value * decay if decay != 0 else slope
+        square = v[start + j] * alpha + slope * slope * rest
+        v[start + j] = square
+        if mean.size:
+            average = mean[start + j] + (slope - mean[start + j]) * rest
+            mean[start + j] = average
+            square = square - average * average
+        change = slope / (np.sqrt(square) + eps)
+        if b.size:
+            change = b[start + j] * momentum + change
+            b[start + j] = change
+        x[start + j] = value - change * lr
+
+
+def rmsprop_step(
+    x: Array, g: Array, v: Array, mean: Array | None, b: Array | None, lr: float, alpha: float, eps: float,
+    weight_decay: float, momentum: float, maximize: bool,
+) -> None:  # fmt: skip
+    """Changes x, v, mean and b."""
+    flat = _flat(g, x, v, mean, b)
+    if flat is None:
+        update.rmsprop_step(x, g, v, mean, b, lr, alpha, eps, weight_decay, momentum, maximize)
+        return
+    scalars = lr, alpha, 1 - alpha, eps, weight_decay, momentum, -1 if maximize else 1
+    given = (*flat, *(x.dtype.type(n) for n in scalars))
+    parallel(lambda first, last: rmsprop_part(first, last, *given), x.size, 1.0 * x.size)
