@@ -372,7 +372,9 @@ def activation(x: Array, name: str, parameters: tuple[float, ...]) -> Array:
     'elu' (a, b, c)   a x where x > 0, else b (e^(c x) - 1)
     'hardsigmoid' ()  min(max(x + 3, 0), 6) / 6
     'hardswish' ()    x hardsigmoid(x)
+    'hardtanh' (a, b) min(max(x, a), b)
     'silu' ()         x / (1 + e^-x)
+    'softplus' (a, b) log(1 + e^(a x)) / a, and x where a x > b
     'gelu' ()         x (1 + erf(x / sqrt 2)) / 2
     'gelu-tanh' ()    x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)
     """

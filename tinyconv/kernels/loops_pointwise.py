@@ -89,6 +89,14 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
         lambda x: x * _hard(x),
         lambda g, x: 0 if x <= -3 else g if x >= 3 else g * (x / 3 + 0.5),
     ),
+    "hardtanh": (
+        lambda x, a, b: a if x < a else b if x > b else x,
+        lambda g, x, a, b: 0 if x <= a or x >= b else g,
+    ),
+    "softplus": (
+        lambda x, a, b: x if a * x > b else math.log1p(math.exp(a * x)) / a,
+        lambda g, x, a, b: g if a * x > b else g * _logistic(a * x),
+    ),
     "silu": (
         lambda x: x * _logistic(x),
         lambda g, x: g * _logistic(x) * (1 + x * _logistic(-x)),

@@ -127,6 +127,14 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
         lambda xp, x: x * xp.clip(x + 3, 0, 6) / 6,
         lambda xp, g, x: xp.where(x <= -3, 0, xp.where(x >= 3, g, g * (x / 3 + 0.5))),
     ),
+    "hardtanh": (
+        lambda xp, x, a, b: xp.clip(x, x.dtype.type(a), x.dtype.type(b)),
+        lambda xp, g, x, a, b: gated(native(g), ~((x <= a) | (x >= b))),
+    ),
+    "softplus": (
+        lambda xp, x, a, b: xp.where(x * a > b, x, xp.log1p(xp.exp(xp.minimum(x * a, b))) / a),
+        lambda xp, g, x, a, b: xp.where(x * a > b, g, g * sigmoid(x * a)),
+    ),
     "silu": (lambda xp, x: x * sigmoid(x), lambda xp, g, x: _silu_grad(g, x)),
     "gelu": (
         lambda xp, x: x * _normal(x),

@@ -15,10 +15,9 @@ from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.kernels.pointwise import gated
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
-from tinyconv.ops.elementwise import clamp, exp, log1p, sigmoid, tanh, where
+from tinyconv.ops.elementwise import clamp, exp, sigmoid, tanh, where
 from tinyconv.ops.shape import axis_of
 from tinyconv.ops.windows import require_float
 
@@ -27,20 +26,7 @@ _SELU_SCALE = 1.0507009873554804934193349852946
 
 
 # --------------------------------------------------------------------------------------------------
-# Gates: some elements pass, the others become 0
-
-
-class Gate(Function):
-    """y = x where ``keep``, else 0, also where x is NaN or infinite. Linear, and its own transpose."""
-
-    def __init__(self, keep: Array) -> None:
-        self.keep = keep
-
-    def forward(self, x: Array) -> Array:
-        return gated(x, self.keep)
-
-    def backward(self, g: Tensor) -> Tensor:
-        return Gate(self.keep)(g)
+# Relu
 
 
 class Relu(Function):
@@ -68,22 +54,6 @@ class ReluGrad(Function):
         return ReluGrad(self.y)(v)
 
 
-class Clip(Function):
-    """y = min(max(x, low), high);  y' = 1 strictly between the bounds, else 0"""
-
-    saves = (0,)
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
-
-    def forward(self, x: Array) -> Array:
-        return array_module(x).clip(x, x.dtype.type(self.low), x.dtype.type(self.high))
-
-    def backward(self, g: Tensor) -> Tensor:
-        x = self.saved_inputs[0].data
-        return Gate(~((x <= self.low) | (x >= self.high)))(g)
-
-
 def relu(input: Tensor) -> Tensor:
     """y = max(input, 0). Any shape. The derivative at 0 is 0. Source: Nair and Hinton, ICML 2010."""
     return Relu()(as_number(input, "relu"))
@@ -96,12 +66,12 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
     x = as_number(input, "hardtanh")
     if min_val < 0 and x.dtype.kind == "u":
         raise ValueError(f"hardtanh: min_val={min_val} is below what {x.dtype} can hold. Use a signed input.")
-    return Clip(min_val, max_val)(x)
+    return Activation("hardtanh", (min_val, max_val))(x)
 
 
 def relu6(input: Tensor) -> Tensor:
     """y = min(max(input, 0), 6)"""
-    return Clip(0.0, 6.0)(as_number(input, "relu6"))
+    return Activation("hardtanh", (0.0, 6.0))(as_number(input, "relu6"))
 
 
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
@@ -171,6 +141,8 @@ _GRADS: dict[str, Callable[..., Tensor]] = {
     "elu": _elu_grad,
     "hardsigmoid": lambda g, x: where((x > -3) & (x < 3), g / 6, 0.0),
     "hardswish": _hardswish_grad,
+    "hardtanh": lambda g, x, a, b: where((x <= a) | (x >= b), 0.0, g),
+    "softplus": lambda g, x, a, b: where(x * a > b, g, g * sigmoid(x * a)),
     "silu": _silu_grad,
     "gelu": _gelu_grad,
     "gelu-tanh": _gelu_tanh_grad,
@@ -276,9 +248,7 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """y = log(1 + e^(beta input)) / beta, and input itself where beta * input > threshold"""
-    x = require_float("softplus", "input", input)
-    steep = x * beta
-    return where(steep > threshold, x, log1p(exp(clamp(steep, max=threshold))) / beta)
+    return Activation("softplus", (beta, threshold))(require_float("softplus", "input", input))
 
 
 def softsign(input: Tensor) -> Tensor:

@@ -156,6 +156,7 @@ def erf(x: Array) -> Array:
 _HALF, _THREE, _SIX, _SIXTH, _THIRD = map(np.float32, (0.5, 3, 6, 1 / 6, 1 / 3))
 _ROOT_HALF, _DENSITY = np.float32(0.5**0.5), np.float32((2 * np.pi) ** -0.5)
 _STEEP, _BEND = np.float32((8 / np.pi) ** 0.5), np.float32((8 / np.pi) ** 0.5 * 0.044715)
+_TWO, _5, _7, _9, _11, _13, _15 = map(np.float32, (2, 1 / 5, 1 / 7, 1 / 9, 1 / 11, 1 / 13, 1 / 15))
 _formula = njit(nogil=True, error_model="numpy", inline="always")  # a call is no vector
 
 
@@ -199,6 +200,40 @@ def _hardswish_grad(g, x, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @_formula
+def _hardtanh(x, a, b, c):  # type: ignore[no-untyped-def]
+    y = a if x < a else x
+    return b if y > b else y
+
+
+@_formula
+def _hardtanh_grad(g, x, a, b, c):  # type: ignore[no-untyped-def]
+    return _ZERO if (x <= a) | (x >= b) else g
+
+
+@_formula
+def _log1p(x):  # type: ignore[no-untyped-def]
+    """log(1 + x), 0 <= x <= 1: 2 artanh(s) of s = x / (2 + x) <= 1/3, by its series."""
+    s = x / (_TWO + x)
+    q = s * s
+    series = ((((((_15 * q + _13) * q + _11) * q + _9) * q + _7) * q + _5) * q + _THIRD) * q
+    return (s + s) + (s + s) * series
+
+
+@_formula
+def _softplus(x, a, b, c):  # type: ignore[no-untyped-def]
+    z = a * x
+    positive = z if z > _ZERO else _ZERO
+    y = (positive + _log1p(exp(-abs(z)))) / a  # log(1 + e^z) = max(z, 0) + log(1 + e^-|z|)
+    return x if z > b else y
+
+
+@_formula
+def _softplus_grad(g, x, a, b, c):  # type: ignore[no-untyped-def]
+    z = a * x
+    return g if z > b else g * _sigmoid(z)
+
+
+@_formula
 def _silu(x, a, b, c):  # type: ignore[no-untyped-def]
     return x * _sigmoid(x)
 
@@ -230,7 +265,7 @@ def _gelu_tanh_grad(g, x, a, b, c):  # type: ignore[no-untyped-def]
     return g * s * (_ONE + x * (_ONE - s) * (_STEEP + _THREE * _BEND * x * x))
 
 
-_NAMES = ("elu", "hardsigmoid", "hardswish", "silu", "gelu", "gelu-tanh")
+_NAMES = ("elu", "hardsigmoid", "hardswish", "hardtanh", "silu", "softplus", "gelu", "gelu-tanh")
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -248,11 +283,17 @@ def activation_part(first, last, kind, x, y, a, b, c):  # type: ignore[no-untype
             y[start + j] = _hardswish(x[start + j], a, b, c)
     elif kind == 3:
         for j in range(count):
-            y[start + j] = _silu(x[start + j], a, b, c)
+            y[start + j] = _hardtanh(x[start + j], a, b, c)
     elif kind == 4:
         for j in range(count):
-            y[start + j] = _gelu(x[start + j], a, b, c)
+            y[start + j] = _silu(x[start + j], a, b, c)
     elif kind == 5:
+        for j in range(count):
+            y[start + j] = _softplus(x[start + j], a, b, c)
+    elif kind == 6:
+        for j in range(count):
+            y[start + j] = _gelu(x[start + j], a, b, c)
+    elif kind == 7:
         for j in range(count):
             y[start + j] = _gelu_tanh(x[start + j], a, b, c)
 
@@ -272,11 +313,17 @@ def activation_grad_part(first, last, kind, g, x, gx, a, b, c):  # type: ignore[
             gx[start + j] = _hardswish_grad(g[start + j], x[start + j], a, b, c)
     elif kind == 3:
         for j in range(count):
-            gx[start + j] = _silu_grad(g[start + j], x[start + j], a, b, c)
+            gx[start + j] = _hardtanh_grad(g[start + j], x[start + j], a, b, c)
     elif kind == 4:
         for j in range(count):
-            gx[start + j] = _gelu_grad(g[start + j], x[start + j], a, b, c)
+            gx[start + j] = _silu_grad(g[start + j], x[start + j], a, b, c)
     elif kind == 5:
+        for j in range(count):
+            gx[start + j] = _softplus_grad(g[start + j], x[start + j], a, b, c)
+    elif kind == 6:
+        for j in range(count):
+            gx[start + j] = _gelu_grad(g[start + j], x[start + j], a, b, c)
+    elif kind == 7:
         for j in range(count):
             gx[start + j] = _gelu_tanh_grad(g[start + j], x[start + j], a, b, c)
 
