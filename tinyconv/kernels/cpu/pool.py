@@ -220,7 +220,7 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
         adaptive_rows(first, last, pixels, best, at, *lists)
 
     rows = prod(len(m.inputs) for m in maps[:-1])
-    parallel(work, prod(best.shape[:3]), len(pixels) * (0.5 * rows * pixels.shape[3] + 2.0 * y[0, 0].size))
+    parallel(work, prod(best.shape[:3]), len(pixels) * (0.5 * rows * pixels.shape[3] + 2.0 * prod(output)))
     return y, indices
 
 
