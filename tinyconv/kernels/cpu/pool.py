@@ -176,14 +176,13 @@ def _raise_columns(best, at, x, p, d, h, begin):  # type: ignore[no-untyped-def]
         at[w] = np.int32(begin + w) if wins else at[w]
 
 
-@njit(nogil=True, cache=True)
-def adaptive_rows(first, last, x, y, indices, ends_d, in_d, ends_h, in_h, ends_w, in_w):  # type: ignore[no-untyped-def]
+@leaf
+def adaptive_rows(first, last, best, at, x, y, indices, ends_d, in_d, ends_h, in_h, ends_w, in_w):  # type: ignore[no-untyped-def]
     """Rows [first, last) of all planes; output o of an axis reads the pixels in[ends[o]] to in[ends[o + 1]].
 
     The largest of each column first, row by row; then of the columns. There the first of equals is that with the lower
-    index, and the last NaN that with the higher.
+    index, and the last NaN that with the higher. best and at: scratch of a row of x.
     """
-    best, at = np.empty(x.shape[3], x.dtype), np.empty(x.shape[3], np.int32)
     for item in range(first, last):
         rest, oh = divmod(item, y.shape[2])
         p, od = divmod(rest, y.shape[1])
@@ -217,7 +216,8 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
     lists = [a.astype(np.uintp) for m in [_ONE] * (3 - len(maps)) + list(maps) for a in (m.ends, m.inputs)]
 
     def work(first: int, last: int) -> None:
-        adaptive_rows(first, last, pixels, best, at, *lists)
+        top, place = np.empty(pixels.shape[3], pixels.dtype), np.empty(pixels.shape[3], np.int32)
+        adaptive_rows(first, last, top, place, pixels, best, at, *lists)
 
     rows = prod(len(m.inputs) for m in maps[:-1])
     parallel(work, prod(best.shape[:3]), len(pixels) * (0.5 * rows * pixels.shape[3] + 2.0 * prod(output)))

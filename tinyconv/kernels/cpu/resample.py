@@ -37,16 +37,15 @@ def _pick(row, y, p, od, oh, inputs, weights):  # type: ignore[no-untyped-def]
         y[p, od, oh, ow] = weights[ow] * row[inputs[ow]]
 
 
-@njit(nogil=True, cache=True)
+@leaf
 def resample_rows(  # type: ignore[no-untyped-def]
-    first, last, single, x, y, ends_d, in_d, weights_d, ends_h, in_h, weights_h, ends_w, in_w, weights_w
+    first, last, row, single, x, y, ends_d, in_d, weights_d, ends_h, in_h, weights_h, ends_w, in_w, weights_w
 ):  # fmt: skip
     """Rows [first, last) of all planes: x (P, D, H, W) to y (P, OD, OH, OW).
 
     Output o of an axis reads the pixels in[t] with weights[t], t from ends[o] to ends[o + 1]; with ``single``, each
-    output of a row reads one.
+    output of a row reads one. row: scratch of a row of x.
     """
-    row = np.empty(x.shape[3], x.dtype)
     for item in range(first, last):
         rest, oh = divmod(item, y.shape[2])
         p, od = divmod(rest, y.shape[1])
@@ -127,7 +126,7 @@ def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
     d, h, w = (len(m.inputs) for m in [_ONE] * len(ones) + list(maps))
 
     def work(first: int, last: int) -> None:
-        resample_rows(first, last, single, pixels, planes, *tables)
+        resample_rows(first, last, np.empty(pixels.shape[3], pixels.dtype), single, pixels, planes, *tables)
 
     cost = len(pixels) * (0.2 * d * h * pixels.shape[3] + 0.7 * prod(planes.shape[1:3]) * w)
     parallel(work, prod(planes.shape[:3]), cost)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-from numba import njit
 
 from tinyconv.geometry import Sizes
 from tinyconv.kernels.arrays import Array
@@ -113,18 +112,16 @@ def _products(a, a_index, b, b_index, size, count, w, at, low):  # type: ignore[
                 at[to, start + i] = a_index[j, i] * size + b_index[k, i] if inside else -1
 
 
-@njit(nogil=True, cache=True)
+@leaf
 def corner_blocks(  # type: ignore[no-untyped-def]
-    first, last, blocks, grid, sizes, polynomials, orders, first_neighbour, padding, align_corners, w, at
+    first, last, row, factor, index, both, both_index, blocks, grid, sizes, polynomials, orders, first_neighbour,
+    padding, align_corners, w, at,
 ):  # fmt: skip
     """Blocks [first, last) of all images: grid (N, L, rank) to w and at (N, K, L).
 
-    polynomials (rank, neighbours, 4): the weights' coefficients on each axis.
+    polynomials (rank, neighbours, 4): the weights' coefficients on each axis. The five before ``blocks``: scratch.
     """
-    rank, neighbours = polynomials.shape[:2]
-    row = np.empty((5, _BLOCK), grid.dtype)  # never unpacked: Numba would forget that a row is one run of memory
-    factor, index = np.empty((rank, neighbours, _BLOCK), grid.dtype), np.empty((rank, neighbours, _BLOCK), at.dtype)
-    both, both_index = np.empty((neighbours**2, _BLOCK), grid.dtype), np.empty((neighbours**2, _BLOCK), at.dtype)
+    rank = polynomials.shape[0]
     for item in range(first, last):
         n, block = divmod(item, blocks)
         low = np.uintp(block * _BLOCK)
@@ -159,7 +156,12 @@ def corners(
     blocks = -(-shape[2] // _BLOCK)
 
     def work(first: int, last: int) -> None:
-        corner_blocks(first, last, blocks, *given, align_corners, w, at)
+        rank, neighbours = polynomials.shape[:2]
+        # Five rows in one array, to be indexed: taken apart, Numba would forget that each is one run of memory.
+        shapes = (5, _BLOCK), (rank, neighbours, _BLOCK), (neighbours**2, _BLOCK)
+        row, factor, both = (np.empty(shape, grid.dtype) for shape in shapes)
+        scratch = row, factor, np.empty(shapes[1], integer), both, np.empty(shapes[2], integer)
+        corner_blocks(first, last, *scratch, blocks, *given, align_corners, w, at)
 
     parallel(work, blocks * shape[0], 1.0 * w.size + 2.0 * grid.size)
     return w, at
@@ -182,7 +184,7 @@ def _read(x, w, at, y, n, c, low, high):  # type: ignore[no-untyped-def]
             y[n, c, i] += w[n, k, i] * pixel
 
 
-@njit(nogil=True, cache=True)
+@leaf
 def sample_blocks(first, last, blocks, x, w, at, y):  # type: ignore[no-untyped-def]
     """Blocks [first, last) of all images: x (N, C, P), w and at (N, K, L) to y (N, C, L)."""
     for item in range(first, last):
@@ -217,7 +219,7 @@ def _add(gy, w, at, gx, n, c):  # type: ignore[no-untyped-def]
                 gx[n, c, np.uintp(place)] += w[n, k, o] * gy[n, c, o]
 
 
-@njit(nogil=True, cache=True)
+@leaf
 def sample_input_planes(first, last, gy, w, at, gx):  # type: ignore[no-untyped-def]
     """Planes [first, last) of gx (N, C, P)."""
     for item in range(first, last):
@@ -250,7 +252,7 @@ def _gather(x, gy, at, gw, n, k, low, high):  # type: ignore[no-untyped-def]
             gw[n, k, i] += pixel * gy[n, c, i]
 
 
-@njit(nogil=True, cache=True)
+@leaf
 def sample_weight_blocks(first, last, blocks, x, gy, at, gw):  # type: ignore[no-untyped-def]
     """Blocks [first, last) of all images: x (N, C, P), gy (N, C, L), at (N, K, L) to gw (N, K, L)."""
     for item in range(first, last):

@@ -92,10 +92,10 @@ def _block(x, y, n, low, high, top, total, log):  # type: ignore[no-untyped-def]
                 y[n, c, j] *= total[j - low]
 
 
-@njit(nogil=True, cache=True)
-def softmax_blocks(first, last, blocks, x, y, log):  # type: ignore[no-untyped-def]
-    """Blocks [first, last) of the pixels of all images: x and y (N, C, L)."""
-    top, total = np.empty(_BLOCK, x.dtype), np.empty(_BLOCK, x.dtype)
+@leaf
+def softmax_blocks(first, last, scratch, blocks, x, y, log):  # type: ignore[no-untyped-def]
+    """Blocks [first, last) of the pixels of all images: x and y (N, C, L); scratch of two blocks."""
+    top, total = scratch[0], scratch[1]
     for item in range(first, last):
         n, block = divmod(item, blocks)
         _block(x, y, n, np.uintp(block * _BLOCK), np.uintp(min((block + 1) * _BLOCK, x.shape[2])), top, total, log)
@@ -121,7 +121,12 @@ def softmax(x: Array, axis: int, log: bool) -> Array:
     else:
         images, out = (a.reshape(shape) for a in (x, y))
         blocks = -(-shape[2] // _BLOCK)
-        parallel(lambda a, b: softmax_blocks(a, b, blocks, images, out, log), shape[0] * blocks, 1.0 * x.size)
+        given = blocks, images, out, log
+
+        def work(first: int, last: int) -> None:
+            softmax_blocks(first, last, np.empty((2, _BLOCK), x.dtype), *given)
+
+        parallel(work, shape[0] * blocks, 1.0 * x.size)
     return y
 
 
@@ -176,10 +181,9 @@ def _grad_block(g, y, dx, n, low, high, total, log):  # type: ignore[no-untyped-
                 dx[n, c, j] = y[n, c, j] * (g[n, c, j] - total[j - low])
 
 
-@njit(nogil=True, cache=True)
-def softmax_grad_blocks(first, last, blocks, g, y, dx, log):  # type: ignore[no-untyped-def]
-    """Blocks [first, last) of the pixels of all images: g, y and dx (N, C, L)."""
-    total = np.empty(_BLOCK, g.dtype)
+@leaf
+def softmax_grad_blocks(first, last, total, blocks, g, y, dx, log):  # type: ignore[no-untyped-def]
+    """Blocks [first, last) of the pixels of all images: g, y and dx (N, C, L); total is scratch of a block."""
     for item in range(first, last):
         n, block = divmod(item, blocks)
         _grad_block(g, y, dx, n, np.uintp(block * _BLOCK), np.uintp(min((block + 1) * _BLOCK, g.shape[2])), total, log)
@@ -198,5 +202,9 @@ def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
     else:
         blocks = -(-shape[2] // _BLOCK)
         given = (blocks, *(a.reshape(shape) for a in (g, y, dx)), log)
-        parallel(lambda first, last: softmax_grad_blocks(first, last, *given), shape[0] * blocks, 0.7 * g.size)
+
+        def work(first: int, last: int) -> None:
+            softmax_grad_blocks(first, last, np.empty(_BLOCK, g.dtype), *given)
+
+        parallel(work, shape[0] * blocks, 0.7 * g.size)
     return dx
