@@ -98,6 +98,14 @@ def rmsprop_part(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Elements [first, last) of flat arrays; rest = 1 - alpha, mean is empty unless centered, b without a momentum."""
     start, count = np.uintp(first), np.uintp(last - first)
+    if mean.size == 0 and b.size == 0:  # of three arrays only does the compiler find out that none overlaps another
+        for j in range(count):
+            value, slope = x[start + j], g[start + j] * sign
+            slope = slope + value * decay if decay != 0 else slope
+            square = v[start + j] * alpha + slope * slope * rest
+            v[start + j] = square
+            x[start + j] = value - slope / (np.sqrt(square) + eps) * lr
+        return
     for j in range(count):
         value, slope = x[start + j], g[start + j] * sign
         slope = slope + value * decay if decay != 0 else slope
