@@ -636,6 +636,7 @@ ACTIVATIONS: list[tuple[str, tuple[float, ...], Callable[[torch.Tensor], torch.T
     ("hardtanh", (-3.0, 0.5), lambda x: F.hardtanh(x, -3.0, 0.5), (np.inf, -np.inf)),
     ("softplus", (1.0, 20.0), F.softplus, (np.nan, np.inf, -np.inf)),
     ("softplus", (2.0, 3.0), lambda x: F.softplus(x, 2.0, 3.0), (np.nan, np.inf, -np.inf)),
+    ("logsigmoid", (), F.logsigmoid, (np.nan, np.inf, -np.inf)),
     ("silu", (), F.silu, (np.nan, np.inf, -np.inf)),
     ("gelu", (), F.gelu, (np.nan,)),
     ("gelu-tanh", (), lambda x: F.gelu(x, approximate="tanh"), (np.nan,)),

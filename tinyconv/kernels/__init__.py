@@ -373,6 +373,7 @@ def activation(x: Array, name: str, parameters: tuple[float, ...]) -> Array:
     'hardsigmoid' ()  min(max(x + 3, 0), 6) / 6
     'hardswish' ()    x hardsigmoid(x)
     'hardtanh' (a, b) min(max(x, a), b)
+    'logsigmoid' ()   -log(1 + e^-x)
     'silu' ()         x / (1 + e^-x)
     'softplus' (a, b) log(1 + e^(a x)) / a, and x where a x > b
     'gelu' ()         x (1 + erf(x / sqrt 2)) / 2

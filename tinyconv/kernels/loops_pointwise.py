@@ -97,6 +97,10 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., float], Callable[..., float]]] = {
         lambda x, a, b: x if a * x > b else math.log1p(math.exp(a * x)) / a,
         lambda g, x, a, b: g if a * x > b else g * _logistic(a * x),
     ),
+    "logsigmoid": (
+        lambda x: min(x, 0) - math.log1p(math.exp(-abs(x))),
+        lambda g, x: g * _logistic(-x),
+    ),
     "silu": (
         lambda x: x * _logistic(x),
         lambda g, x: g * _logistic(x) * (1 + x * _logistic(-x)),

@@ -135,6 +135,10 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Array], Callable[..., Array]]] = {
         lambda xp, x, a, b: xp.where(x * a > b, x, xp.log1p(xp.exp(xp.minimum(x * a, b))) / a),
         lambda xp, g, x, a, b: xp.where(x * a > b, g, g * sigmoid(x * a)),
     ),
+    "logsigmoid": (
+        lambda xp, x: xp.minimum(x, 0) - xp.log1p(xp.exp(-xp.abs(x))),
+        lambda xp, g, x: g * sigmoid(-x),
+    ),
     "silu": (lambda xp, x: x * sigmoid(x), lambda xp, g, x: _silu_grad(g, x)),
     "gelu": (
         lambda xp, x: x * _normal(x),

@@ -14,7 +14,6 @@ from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
 from tinyconv.ops.elementwise import clamp, exp, sigmoid, tanh, where
@@ -143,6 +142,7 @@ _GRADS: dict[str, Callable[..., Tensor]] = {
     "hardswish": _hardswish_grad,
     "hardtanh": lambda g, x, a, b: where((x <= a) | (x >= b), 0.0, g),
     "softplus": lambda g, x, a, b: where(x * a > b, g, g * sigmoid(x * a)),
+    "logsigmoid": lambda g, x: g * sigmoid(-x),
     "silu": _silu_grad,
     "gelu": _gelu_grad,
     "gelu-tanh": _gelu_tanh_grad,
@@ -227,23 +227,9 @@ def selu(input: Tensor) -> Tensor:
 # Smooth
 
 
-class LogSigmoid(Function):
-    """y = -log(1 + e^-x);  y' = sigmoid(-x)"""
-
-    saves = (0,)
-
-    def forward(self, x: Array) -> Array:
-        xp = array_module(x)
-        return xp.minimum(x, x.dtype.type(0)) - xp.log1p(xp.exp(-xp.abs(x)))
-
-    def backward(self, g: Tensor) -> Tensor:
-        (x,) = self.saved_inputs
-        return g * sigmoid(-x)
-
-
 def logsigmoid(input: Tensor) -> Tensor:
     """y = log(1 / (1 + e^-input)), exact for any magnitude"""
-    return LogSigmoid()(require_float("logsigmoid", "input", input))
+    return Activation("logsigmoid")(require_float("logsigmoid", "input", input))
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:

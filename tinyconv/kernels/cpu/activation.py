@@ -234,6 +234,17 @@ def _softplus_grad(g, x, a, b, c):  # type: ignore[no-untyped-def]
 
 
 @_formula
+def _logsigmoid(x, a, b, c):  # type: ignore[no-untyped-def]
+    negative = _ZERO if x > _ZERO else x
+    return negative - _log1p(exp(-abs(x)))
+
+
+@_formula
+def _logsigmoid_grad(g, x, a, b, c):  # type: ignore[no-untyped-def]
+    return g * _sigmoid(-x)
+
+
+@_formula
 def _silu(x, a, b, c):  # type: ignore[no-untyped-def]
     return x * _sigmoid(x)
 
@@ -265,7 +276,7 @@ def _gelu_tanh_grad(g, x, a, b, c):  # type: ignore[no-untyped-def]
     return g * s * (_ONE + x * (_ONE - s) * (_STEEP + _THREE * _BEND * x * x))
 
 
-_NAMES = ("elu", "hardsigmoid", "hardswish", "hardtanh", "silu", "softplus", "gelu", "gelu-tanh")
+_NAMES = ("elu", "hardsigmoid", "hardswish", "hardtanh", "silu", "softplus", "gelu", "gelu-tanh", "logsigmoid")
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -296,6 +307,9 @@ def activation_part(first, last, kind, x, y, a, b, c):  # type: ignore[no-untype
     elif kind == 7:
         for j in range(count):
             y[start + j] = _gelu_tanh(x[start + j], a, b, c)
+    elif kind == 8:
+        for j in range(count):
+            y[start + j] = _logsigmoid(x[start + j], a, b, c)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -326,6 +340,9 @@ def activation_grad_part(first, last, kind, g, x, gx, a, b, c):  # type: ignore[
     elif kind == 7:
         for j in range(count):
             gx[start + j] = _gelu_tanh_grad(g[start + j], x[start + j], a, b, c)
+    elif kind == 8:
+        for j in range(count):
+            gx[start + j] = _logsigmoid_grad(g[start + j], x[start + j], a, b, c)
 
 
 def activation(x: Array, name: str, parameters: tuple[float, ...]) -> Array:
