@@ -34,6 +34,17 @@ def normal(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return np.random.default_rng(len(shape)).standard_normal(shape).astype(dtype)
 
 
+def stepped(step: Callable[..., None]) -> Callable[..., tuple[np.ndarray, ...]]:
+    """What a step of an optimiser makes of copies of its arrays."""
+
+    def call(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        copies = tuple(a.copy() for a in arrays)
+        step(*copies)
+        return copies
+
+    return call
+
+
 def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[..., Any], list[np.ndarray]]]:
     """For every operator of the ladder a function of arrays, and arrays; ``scale`` 1 is enough for several threads."""
     n, side = (8, 64) if scale == 1 else (2, 9)
@@ -45,6 +56,11 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
     divisor = np.full(g.output, 9, dtype)
     indices = np.random.default_rng(0).integers(0, side * (side + 1), gy.shape)
     maps = [axis_map(m, [range(i, i + 2) for i in range(m - 1)], [[0.5, 0.5]] * (m - 1), dtype) for m in g.size]
+    points = (np.random.default_rng(1).uniform(-1.2, 1.2, (n, side * side, 2))).astype(dtype)
+    how = (side, side), "bilinear", "reflection", False, (0, 0)
+    with kernels.use_kernels("im2col"):
+        corners, at = kernels.corners(points, *how)
+    planes = square.reshape(n, 8, -1)
     weight = normal(1, 8, 1, 1, dtype=dtype)
     mean, var = np.zeros((1, 8, 1, 1)), np.ones((1, 8, 1, 1))
     norm = (0, 2, 3), 1e-5
@@ -63,12 +79,29 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
         "fold": (lambda cols: kernels.fold(cols, g), [normal(n, 72, int(np.prod(g.output)), dtype=dtype)]),
         "resample": (lambda x: kernels.resample(x, maps), [x]),
         "adaptive_max_pool": (lambda x: kernels.adaptive_max_pool(x, maps), [x]),
+        "corners": (lambda points: kernels.corners(points, *how), [points]),
+        "sample": (lambda x, w: kernels.sample(x, w, at), [planes, corners]),
+        "sample_input": (lambda gy, w: kernels.sample_input(gy, w, at, side * side), [planes, corners]),
+        "sample_weight": (lambda x, gy: kernels.sample_weight(x, gy, at), [planes, planes[::-1]]),
         "normalise": (lambda x, w: kernels.normalise(x, w, w, *norm), [x, weight]),
         "relu": (kernels.relu, [x]),
         "relu_grad": (kernels.relu_grad, [x, x[::-1]]),
         "slopes": (lambda x, of: kernels.slopes(x, of > 0, 0.1), [x, x[::-1]]),
         "sigmoid": (kernels.sigmoid, [x]),
         "erf": (kernels.erf, [x]),
+        "activation": (lambda x: kernels.activation(x, "gelu", ()), [x]),
+        "activation_grad": (lambda g, x: kernels.activation_grad(g, x, "elu", (1.0, 0.5, 2.0)), [x, x[::-1]]),
+        "softmax": (lambda x: kernels.softmax(x, x.ndim - 1, False), [x]),
+        "softmax_grad": (lambda g, y: kernels.softmax_grad(g, y, 1, True), [x, x[::-1]]),
+        "sgd_step": (stepped(lambda x, g, v: kernels.sgd_step(x, g, v, 0.1, 0.9, 0.1, 0.2, True, False)), [x, x, x]),
+        "adam_step": (
+            stepped(lambda x, g, m, v: kernels.adam_step(x, g, m, v * v, v, 3, 0.1, 0.9, 0.99, 0.1, 0.1, True, True)),
+            [x, x[::-1], x, x],
+        ),
+        "rmsprop_step": (
+            stepped(lambda x, g, v, b: kernels.rmsprop_step(x, g, v * v + 1, g / 9, b, 0.1, 0.9, 0.1, 0.1, 0.8, True)),
+            [x, x[::-1], x, x],
+        ),
         "cross_entropy": (lambda x: kernels.cross_entropy(x, target, valid, valid), [scores]),
         "cross_entropy_grad": (
             lambda x, g: kernels.cross_entropy_grad(g, x, target, valid, valid, g[:, None], g[:, None]),

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tinyconv import kernels
 from tinyconv.geometry import Geometry, transposed_geometry, window_geometry
-from tinyconv.kernels import im2col, loops
+from tinyconv.kernels import im2col, loops, pointwise
 from tinyconv.kernels.axismap import AxisMap, axis_map
 
 RUNGS = ("loops", "im2col", "numba")
@@ -411,9 +411,14 @@ def adaptive(n: int, o: int) -> AxisMap:
 
 @every_rung
 @pytest.mark.parametrize("kind", ["negative", "ties", "nan", "-inf"])
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_adaptive_max_pooling_is_that_of_torch(rung: str, kind: str, rank: int) -> None:
-    size, output = (5, 7, 4)[:rank], (3, 4, 6)[:rank]
+@pytest.mark.parametrize(
+    "size, output",
+    [((5,), (3,)), ((5, 7), (3, 4)), ((5, 7, 4), (3, 4, 6)), ((6, 19), (1, 1)), ((3, 18), (2, 3))],
+)
+def test_adaptive_max_pooling_is_that_of_torch(
+    rung: str, kind: str, size: tuple[int, ...], output: tuple[int, ...]
+) -> None:
+    rank = len(size)
     x = pooling_data(kind, (2, 2, *size), 1)
     pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[rank - 1]
     expected, at = pool(as_torch(x), output, return_indices=True)
@@ -421,6 +426,29 @@ def test_adaptive_max_pooling_is_that_of_torch(rung: str, kind: str, rank: int) 
         y, indices = kernels.adaptive_max_pool(x, [adaptive(n, o) for n, o in zip(size, output)])
     np.testing.assert_array_equal(y, expected.numpy())
     np.testing.assert_array_equal(indices, at.numpy())
+
+
+@every_rung
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(layout=st.sampled_from(LAYOUTS), size=st.lists(st.integers(1, 9), min_size=1, max_size=3))
+@settings(max_examples=20)
+def test_averaging_whole_planes_and_its_gradient_are_those_of_torch(
+    rung: str, dtype: type, layout: str, size: list[int]
+) -> None:
+    rng = np.random.default_rng(len(size))
+    x, gy = rng.standard_normal((3, 2, *size)), rng.standard_normal((3, 2, *(1,) * len(size)))
+    x[0, 1].flat[-1], gy[1, 0] = np.nan, np.inf
+    x, gy = laid_out(x.astype(dtype), layout), laid_out(gy.astype(dtype), layout)
+    X = as_torch(x).requires_grad_()
+    expected = X.mean(tuple(range(2, X.ndim)), keepdim=True)
+    (expected_gx,) = torch.autograd.grad(expected, X, as_torch(gy))
+    maps = [axis_map(n, [range(n)], [[1 / n] * n], dtype) for n in size]
+    with kernels.use_kernels(rung):
+        y, gx = kernels.resample(x, maps), kernels.resample(gy, [m.transposed for m in maps])
+    unit = 2.0**-10 if dtype is np.float16 else 16 * UNIT[dtype]
+    for result, reference in ((y, expected.detach().numpy()), (gx, expected_gx.numpy())):
+        assert result.dtype == dtype and result.dtype.isnative
+        np.testing.assert_allclose(result, reference, rtol=unit, atol=unit)
 
 
 @every_rung
@@ -438,6 +466,37 @@ def test_resampling_multiplies_by_the_matrix_of_each_axis(rung: str) -> None:
         np.testing.assert_allclose(kernels.resample(x, maps), A @ x @ B.T, rtol=1e-13, atol=1e-14)
         back = kernels.resample(A @ x @ B.T, [m.transposed for m in maps])
     np.testing.assert_allclose(back, A.T @ (A @ x @ B.T) @ B, rtol=1e-13, atol=1e-14)
+
+
+# --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+@every_rung
+@given(
+    st.integers(0, 2), st.integers(0, 3), st.integers(1, 9), st.integers(0, 300), st.integers(1, 4),
+    st.sampled_from(DTYPES), st.sampled_from(LAYOUTS), st.integers(0, 2**32),
+)  # fmt: skip
+def test_sampling_and_its_gradients_are_products_with_a_matrix(
+    rung: str, N: int, C: int, P: int, L: int, K: int, dtype: type, layout: str, seed: int
+) -> None:
+    """Of whole numbers, so that every order of summation gives the same: y[n] = x[n] A[n], A (P, L) the weights."""
+    L = min(L, 20) if rung == "loops" else L
+    rng = np.random.default_rng(seed)
+    x, gy, w = (rng.integers(-3, 4, shape).astype(dtype) for shape in ((N, C, P), (N, C, L), (N, K, L)))
+    at = rng.integers(-1, P, (N, K, L))
+    x, gy, w, at = (laid_out(a, layout) for a in (x, gy, w, at))
+    n, k, o = (axis[at >= 0] for axis in np.indices(at.shape))
+    A = np.zeros((N, P, L))
+    np.add.at(A, (n, at[n, k, o], o), w[n, k, o])
+    gA = np.einsum("ncp,nco->npo", x.astype(float), gy.astype(float))
+    expected_gw = np.zeros(at.shape)
+    expected_gw[n, k, o] = gA[n, at[n, k, o], o]
+    with kernels.use_kernels(rung):
+        results = kernels.sample(x, w, at), kernels.sample_input(gy, w, at, P), kernels.sample_weight(x, gy, at)
+    for result, expected in zip(results, (x @ A, np.einsum("nco,npo->ncp", gy.astype(float), A), expected_gw)):
+        assert result.dtype == dtype and result.dtype.isnative
+        np.testing.assert_array_equal(result, expected)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -567,8 +626,98 @@ def test_slopes_sigmoid_and_erf_are_those_of_torch(rung: str, size: int, dtype: 
         np.testing.assert_allclose(result, reference.numpy(), rtol=rtol, atol=1e-3 if half else np.finfo(dtype).tiny)
 
 
+#: Name, parameters, torch's function, and what it is asked about that is not finite. Torch's gelu gives NaN for some
+#: infinities in float32 and not in float64, and the slope of its hardtanh at NaN depends on the number's place.
+ACTIVATIONS: list[tuple[str, tuple[float, ...], Callable[[torch.Tensor], torch.Tensor], tuple[float, ...]]] = [
+    ("elu", (1.0, 0.7, 1.0), lambda x: F.elu(x, 0.7), (np.nan, np.inf, -np.inf)),
+    ("elu", (1.0, 2.0, 0.5), lambda x: F.celu(x, 2.0), (np.nan, np.inf, -np.inf)),
+    ("hardsigmoid", (), F.hardsigmoid, (np.nan, np.inf, -np.inf)),
+    ("hardswish", (), F.hardswish, (np.nan, np.inf, -np.inf)),
+    ("hardtanh", (-3.0, 0.5), lambda x: F.hardtanh(x, -3.0, 0.5), (np.inf, -np.inf)),
+    ("softplus", (1.0, 20.0), F.softplus, (np.nan, np.inf, -np.inf)),
+    ("softplus", (2.0, 3.0), lambda x: F.softplus(x, 2.0, 3.0), (np.nan, np.inf, -np.inf)),
+    ("logsigmoid", (), F.logsigmoid, (np.nan, np.inf, -np.inf)),
+    ("silu", (), F.silu, (np.nan, np.inf, -np.inf)),
+    ("gelu", (), F.gelu, (np.nan,)),
+    ("gelu-tanh", (), lambda x: F.gelu(x, approximate="tanh"), (np.nan,)),
+]  # fmt: skip
+
+
+@not_finite
+@every_rung
+@pytest.mark.parametrize("name, parameters, theirs, special", ACTIVATIONS)
+@pytest.mark.parametrize("size", [0, 64, 20_000])  # whole vectors: beyond them torch's slopes at NaN are others
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations_of_one_formula_and_their_gradients_are_those_of_torch(
+    rung: str,
+    name: str,
+    parameters: tuple[float, ...],
+    theirs: Callable[[torch.Tensor], torch.Tensor],
+    special: tuple[float, ...],
+    size: int,
+    dtype: type,
+) -> None:
+    """To 16 units in the last place of the result, and of what it is the difference of."""
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(size) * rng.choice([0.01, 1, 4, 30], size)).astype(dtype)
+    x[: size // 2] = np.resize(np.array([-3.0, 3.0, 0.0, -0.0, *special], dtype), size // 2)
+    g = rng.standard_normal(size).astype(dtype)
+    X = as_torch(x).requires_grad_()
+    expected = theirs(X)
+    (expected_gx,) = torch.autograd.grad(expected, X, as_torch(g))
+    with kernels.use_kernels(rung), np.errstate(over="ignore"):
+        y, gx = kernels.activation(x, name, parameters), kernels.activation_grad(g, x, name, parameters)
+    unit = 2.0**-10 if dtype is np.float16 else 16 * UNIT[dtype]
+    if name == "hardsigmoid":  # torch's slope is 1/6 rounded to float32, in float64 too
+        unit = max(unit, UNIT[np.float32])
+    wide = np.nan_to_num(np.abs(x.astype(np.float64)))
+    for result, reference, parts in (
+        (y, expected.detach().numpy(), np.minimum(wide, 1)),
+        (gx, expected_gx.numpy(), np.abs(g) * (1 + np.minimum(wide, 20))),
+    ):
+        assert result.dtype == dtype and result.shape == x.shape
+        finite = np.isfinite(reference)
+        np.testing.assert_array_equal(result[~finite], reference[~finite])
+        bound = unit * (np.abs(reference) + parts) + np.finfo(dtype).tiny
+        assert (np.abs(result - reference) <= bound)[finite].all()
+
+
 # --------------------------------------------------------------------------------------------------
-# Cross-entropy
+# Softmax and cross-entropy
+
+
+@not_finite
+@every_rung
+@pytest.mark.parametrize("shape, axis", [((9, 70), 1), ((70, 9), 0), ((2, 5, 300), 1), ((2, 7, 3), 1), ((3, 1), 1)])
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(layout=st.sampled_from(LAYOUTS), seed=st.integers(0, 2**32))
+@settings(max_examples=10)
+def test_softmax_and_its_gradient_are_those_of_torch(
+    rung: str, shape: tuple[int, ...], axis: int, log: bool, dtype: type, layout: str, seed: int
+) -> None:
+    """Within 16 units of the last place of the largest number; among them rows with NaN of both signs and infinities,
+    and one of nothing but minus infinity."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * rng.choice([1, 30], shape)
+    rows = np.moveaxis(x, axis, -1).reshape(-1, shape[axis])
+    for row, special in zip(rng.permutation(len(rows)), (np.nan, -np.nan, np.inf, -np.inf)):
+        rows[row, rng.integers(shape[axis])] = special
+    rows[rng.integers(len(rows))] = -np.inf
+    x = np.moveaxis(rows.reshape(np.moveaxis(x, axis, -1).shape), -1, axis)
+    x, g = laid_out(x.astype(dtype), layout), laid_out(rng.standard_normal(shape).astype(dtype), layout)
+    X = as_torch(x).requires_grad_()
+    expected = (F.log_softmax if log else F.softmax)(X, axis)
+    (expected_dx,) = torch.autograd.grad(expected, X, as_torch(g))
+    with kernels.use_kernels(rung):
+        y = kernels.softmax(x, axis, log)
+        dx = kernels.softmax_grad(g, y, axis, log)
+    unit = 2.0**-9 if dtype is np.float16 else 16 * UNIT[dtype]
+    references = expected.detach().numpy(), expected_dx.numpy()
+    largest = max(np.abs(a[np.isfinite(a)]).max(initial=1) for a in references)
+    for result, reference in zip((y, dx), references):
+        assert result.dtype == dtype and result.dtype.isnative
+        np.testing.assert_allclose(result, reference, rtol=unit, atol=unit * largest)
 
 
 @not_finite
@@ -600,6 +749,77 @@ def test_cross_entropy_and_its_gradient_are_those_of_torch(
         for result, reference in ((loss, expected.detach().numpy()), (dx, expected_dx.numpy())):
             largest = np.abs(reference[np.isfinite(reference)]).max(initial=1)
             np.testing.assert_allclose(result, reference, rtol=unit, atol=unit * largest)
+
+
+# --------------------------------------------------------------------------------------------------
+# Steps of optimisers
+
+#: An optimiser of torch, the options that it and our step are given, and our step of (x, g, state, count).
+STEPS: dict[str, tuple[Any, dict[str, Any], int, Callable[..., None]]] = {
+    "plain": (
+        torch.optim.SGD, {"lr": 0.1}, 0,
+        lambda x, g, _: kernels.sgd_step(x, g, None, 0.1, 0, 0, 0, False, False),
+    ),
+    "decay, upwards": (
+        torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.3, "maximize": True}, 0,
+        lambda x, g, _: kernels.sgd_step(x, g, None, 0.1, 0, 0, 0.3, False, True),
+    ),
+    "momentum": (
+        torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.3}, 1,
+        lambda x, g, _, v: kernels.sgd_step(x, g, v, 0.1, 0.8, 0, 0.3, False, False),
+    ),
+    "nesterov": (
+        torch.optim.SGD, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "maximize": True}, 1,
+        lambda x, g, _, v: kernels.sgd_step(x, g, v, 0.1, 0.8, 0, 0, True, True),
+    ),
+    "adam": (
+        torch.optim.Adam, {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.3}, 2,
+        lambda x, g, t, m, v: kernels.adam_step(x, g, m, v, None, t, 0.1, 0.8, 0.9, 1e-8, 0.3, False, False),
+    ),
+    "amsgrad": (
+        torch.optim.Adam, {"lr": 0.1, "betas": (0.8, 0.9), "amsgrad": True, "maximize": True}, 3,
+        lambda x, g, t, m, v, top: kernels.adam_step(x, g, m, v, top, t, 0.1, 0.8, 0.9, 1e-8, 0, False, True),
+    ),
+    "adamw": (
+        torch.optim.AdamW, {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.3}, 2,
+        lambda x, g, t, m, v: kernels.adam_step(x, g, m, v, None, t, 0.1, 0.8, 0.9, 1e-8, 0.3, True, False),
+    ),
+    "rmsprop": (
+        torch.optim.RMSprop, {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "weight_decay": 0.3, "maximize": True}, 1,
+        lambda x, g, _, v: kernels.rmsprop_step(x, g, v, None, None, 0.1, 0.9, 0.1, 0.3, 0, True),
+    ),
+    "rmsprop with momentum, centered": (
+        torch.optim.RMSprop, {"lr": 0.1, "alpha": 0.9, "eps": 0.1, "momentum": 0.8, "centered": True}, 3,
+        lambda x, g, _, v, mean, b: kernels.rmsprop_step(x, g, v, mean, b, 0.1, 0.9, 0.1, 0, 0.8, False),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("layout", ["plain", "fortran", "strided", "reversed"])
+@pytest.mark.parametrize("shape", [(7, 5), (300, 500)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_steps_of_optimisers_are_those_of_torch_with_the_same_bits_on_both_array_rungs(
+    name: str, layout: str, shape: tuple[int, int], dtype: type
+) -> None:
+    """Three steps, each of another gradient, within 16 units in the last place of the largest number."""
+    optimiser, options, states, step = STEPS[name]
+    rng = np.random.default_rng(0)
+    start, *gradients = rng.standard_normal((4, *shape)).astype(dtype)
+    p = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    theirs = optimiser([p], **options)
+    found = {rung: laid_out(start.copy(), layout) for rung in (RUNGS if start.size < 100 else RUNGS[1:])}
+    state = {rung: [laid_out(np.zeros_like(start), layout) for _ in range(states)] for rung in found}
+    for count, g in enumerate(gradients, 1):
+        p.grad = as_torch(g)
+        theirs.step()
+        for rung, x in found.items():
+            with kernels.use_kernels(rung):
+                step(x, laid_out(g, layout), count, *state[rung])
+    for rung, x in found.items():
+        np.testing.assert_allclose(x, p.detach().numpy(), rtol=0, atol=16 * UNIT[dtype] * np.abs(x).max(), err_msg=rung)
+    np.testing.assert_array_equal(found["im2col"], found["numba"])
+    np.testing.assert_array_equal(state["im2col"], state["numba"])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -642,9 +862,14 @@ def test_one_output_row_of_one_image_is_the_least() -> None:
 
 
 def used(module: str) -> set[str]:
-    """The names that im2col takes from ``module``, and from the arrays' module ``xp``."""
-    tree = ast.parse(inspect.getsource(im2col))
-    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))
+    """The names that the array code takes from ``module``, and from the arrays' module ``xp``."""
+    trees = [ast.parse(inspect.getsource(code)) for code in (im2col, pointwise)]
+    nodes = (
+        node
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    )
     return {node.attr for node in nodes if node.value.id == module}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tinyconv import Tensor, nn, optim
+from tinyconv import Tensor, nn, optim, use_kernels
 from tinyconv.nn.utils import clip_grad_norm_, clip_grad_value_
 from tinyconv.optim import schedule as S
 
@@ -342,7 +342,8 @@ def test_a_small_network_trains_as_in_torch() -> None:
         lambda p: optim.RMSprop(p, 0.1, momentum=0.5, centered=True),
     ],
 )
-def test_a_large_parameter_is_updated_in_blocks_to_the_same_bits(make: Any) -> None:
+@pytest.mark.parametrize("rung", ["im2col", "numba"])
+def test_a_large_parameter_is_updated_in_blocks_to_the_same_bits(make: Any, rung: str) -> None:
     """The same numbers as many small parameters, which are updated whole."""
     rng = np.random.default_rng(0)
     values, grads = rng.standard_normal((5, 40_000)), rng.standard_normal((4, 5, 40_000))
@@ -352,8 +353,9 @@ def test_a_large_parameter_is_updated_in_blocks_to_the_same_bits(make: Any) -> N
         large.grad = Tensor(g)
         for p, row in zip(small, g):
             p.grad = Tensor(row)
-        one.step()
-        many.step()
+        with use_kernels(rung):
+            one.step()
+            many.step()
     np.testing.assert_array_equal(large.data, np.stack([p.data for p in small]))
     states = one.state[large], many.state[small[0]]
     assert states[0].keys() == states[1].keys() and states[0].get("step") == states[1].get("step")

@@ -10,7 +10,7 @@ import torch.nn.functional as TF
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from compare import FINITE, A, Call, as_torch
+from compare import FINITE, A, Call, Turn, as_torch, check
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
 from windowed import RUNGS, on_every_rung, refused, some, spelled, turns
@@ -166,6 +166,25 @@ def samplings(draw: st.DrawFn) -> Call:
 @given(samplings(), turns(("normal",)))
 def test_grid_sampling_is_that_of_torch(call: Call, turn: Any) -> None:
     on_every_rung(F.grid_sample, TF.grid_sample, call, turn, order=1, same_precision=True, factor=16.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize(
+    ("mode", "content"),
+    # Not bicubic with infinities: whether a weight is rounded to 0 or to next to it decides between NaN and infinity.
+    [(m, c) for m in ("nearest", "bilinear", "bicubic", "trilinear") for c in ("normal", "nan", "infinite")
+     if (m, c) != ("bicubic", "infinite")],
+)  # fmt: skip
+def test_sampling_at_many_points_is_that_of_torch(mode: str, padding_mode: str, content: str, dtype: str) -> None:
+    """More points than fit a block of the compiled kernels, and pixels that are not finite."""
+    size, output = ((4, 5, 3), (7, 9, 11)) if mode == "trilinear" else ((7, 6), (19, 31))
+    arguments = {"mode": mode.replace("trilinear", "bilinear"), "padding_mode": padding_mode, "align_corners": False}
+    call = Call((A((2, 3, *size)), A((2, *output, len(size)), "finite")), arguments)
+    for rung in ("im2col", "numba"):
+        with kernels.use_kernels(rung):
+            turn = Turn(3, content, dtype=dtype)
+            check(F.grid_sample, TF.grid_sample, call, turn, same_precision=True, factor=16.0)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])

@@ -19,7 +19,7 @@ from tinyconv.geometry import Geometry, Sizes
 from tinyconv.ops.conv import ConvInput
 
 #: Attributes of operators, other than a window, that are worth a line in a box.
-_SETTINGS = ("axis", "axes", "shifts", "pairs", "low", "high", "slope", "dtype")
+_SETTINGS = ("kind", "parameters", "axis", "axes", "shifts", "pairs", "low", "high", "slope", "dtype")
 
 _FONT, _LINE, _CHARACTER = 12, 15, 7.4  # pixels: of the letters, of a line, and the width of a letter
 _ROW = 26  # pixels between two rows, in which edges move sideways

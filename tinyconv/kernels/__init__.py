@@ -6,8 +6,8 @@ and takes NumPy arrays of float32 and float64. What a rung lacks or does not tak
 
 In every signature ``g`` is a :class:`~tinyconv.geometry.Geometry` of rank 1, 2 or 3, and I = ``g.size``,
 O = ``g.output``, K = ``g.kernel``. The result has the dtype of the arguments; float16 is summed in float32.
-Arguments may lie in memory in any way, and are never written to. Nothing is checked here: the
-operators in ``tinyconv.ops`` check.
+Arguments may lie in memory in any way, and are never written to, but for the steps of optimisers. Nothing is checked
+here: the operators in ``tinyconv.ops`` check.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ __all__ = [
     "LADDER",
     "OPERATORS",
     "Table",
+    "activation",
+    "activation_grad",
+    "adam_step",
     "adaptive_max_pool",
     "array_module",
     "avg_pool",
@@ -37,6 +40,7 @@ __all__ = [
     "conv",
     "conv_input",
     "conv_weight",
+    "corners",
     "cross_entropy",
     "cross_entropy_grad",
     "erf",
@@ -49,11 +53,18 @@ __all__ = [
     "relu",
     "relu_grad",
     "resample",
+    "rmsprop_step",
+    "sample",
+    "sample_input",
+    "sample_weight",
     "scatter_windows",
     "scratch_limit",
     "set_scratch_limit",
+    "sgd_step",
     "sigmoid",
     "slopes",
+    "softmax",
+    "softmax_grad",
     "table",
     "unfold",
     "use_kernels",
@@ -72,6 +83,10 @@ OPERATORS = (
     "fold",
     "resample",
     "adaptive_max_pool",
+    "corners",
+    "sample",
+    "sample_input",
+    "sample_weight",
     "normalise",
     "normalise_grad",
     "relu",
@@ -79,8 +94,15 @@ OPERATORS = (
     "slopes",
     "sigmoid",
     "erf",
+    "activation",
+    "activation_grad",
+    "softmax",
+    "softmax_grad",
     "cross_entropy",
     "cross_entropy_grad",
+    "sgd_step",
+    "adam_step",
+    "rmsprop_step",
 )
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
@@ -254,6 +276,47 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
 
 
 # --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+def corners(
+    grid: Array, size: Sizes, mode: str, padding_mode: str, align_corners: bool, order: Sequence[int]
+) -> tuple[Array, Array]:
+    """The K corners between which each point of a grid lies: their weights and their flat indices within ``size``.
+
+    grid (N, L, rank), coordinates as in ``tinyconv.functional.grid_sample``, to two arrays (N, K, L). An index of -1
+    means that the corner is outside the image. ``order``: of the derivative of the weights, one int an axis of
+    the image; all 0 for the weights themselves.
+    """
+    return kernel("corners", grid)(grid, size, mode, padding_mode, align_corners, order)
+
+
+def sample(x: Array, w: Array, at: Array) -> Array:
+    """y[n, c, o] = sum over k of w[n, k, o] x[n, c, at[n, k, o]], with 0 for the pixel -1.
+
+    x (N, C, P), w and at (N, K, L) to y (N, C, L). Bilinear in x and w, like a convolution, and its gradients are the
+    next two.
+    """
+    return kernel("sample", x)(x, w, at)
+
+
+def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
+    """gx[n, c, i] = sum over the (k, o) with at[n, k, o] = i of w[n, k, o] gy[n, c, o].
+
+    gy (N, C, L), w and at (N, K, L) to gx (N, C, pixels).
+    """
+    return kernel("sample_input", gy)(gy, w, at, pixels)
+
+
+def sample_weight(x: Array, gy: Array, at: Array) -> Array:
+    """gw[n, k, o] = sum over c of x[n, c, at[n, k, o]] gy[n, c, o], with 0 for the pixel -1.
+
+    x (N, C, P), gy (N, C, L), at (N, K, L) to gw (N, K, L).
+    """
+    return kernel("sample_weight", x)(x, gy, at)
+
+
+# --------------------------------------------------------------------------------------------------
 # Normalisation
 
 
@@ -304,8 +367,39 @@ def erf(x: Array) -> Array:
     return kernel("erf", x)(x)
 
 
+def activation(x: Array, name: str, parameters: tuple[float, ...]) -> Array:
+    """y = f(x) of one of these, element by element; any shape.
+
+    'elu' (a, b, c)   a x where x > 0, else b (e^(c x) - 1)
+    'hardsigmoid' ()  min(max(x + 3, 0), 6) / 6
+    'hardswish' ()    x hardsigmoid(x)
+    'hardtanh' (a, b) min(max(x, a), b)
+    'logsigmoid' ()   -log(1 + e^-x)
+    'silu' ()         x / (1 + e^-x)
+    'softplus' (a, b) log(1 + e^(a x)) / a, and x where a x > b
+    'gelu' ()         x (1 + erf(x / sqrt 2)) / 2
+    'gelu-tanh' ()    x (1 + tanh(u)) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3)
+    """
+    return kernel("activation", x)(x, name, parameters)
+
+
+def activation_grad(g: Array, x: Array, name: str, parameters: tuple[float, ...]) -> Array:
+    """gx = g f'(x): the gradient of ``activation`` at its input x. At a kink f' is torch's."""
+    return kernel("activation_grad", g)(g, x, name, parameters)
+
+
 # --------------------------------------------------------------------------------------------------
-# Cross-entropy
+# Softmax and cross-entropy
+
+
+def softmax(x: Array, axis: int, log: bool) -> Array:
+    """y = e^x / sum e^x along an axis (not negative), or with ``log`` its logarithm, x - log sum e^x; any shape."""
+    return kernel("softmax", x)(x, axis, log)
+
+
+def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
+    """dx = y (g - sum g y), or with ``log`` g - e^y sum g: the gradient of softmax at its output y."""
+    return kernel("softmax_grad", g)(g, y, axis, log)
 
 
 def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
@@ -322,3 +416,42 @@ def cross_entropy_grad(
 ) -> Array:
     """dx[n, c, j] = factor g (e^(x - top - log_sum) - [c = target]), 0 where not ``valid``; g (N, L)."""
     return kernel("cross_entropy_grad", x)(g, x, target, factor, valid, top, log_sum)
+
+
+# --------------------------------------------------------------------------------------------------
+# Steps of optimisers: the only operators that change their arguments
+
+
+def sgd_step(
+    x: Array, g: Array, v: Array | None, lr: float, momentum: float, dampening: float, weight_decay: float,
+    nesterov: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """g <- g + weight_decay x;  v <- momentum v + (1 - dampening) g;  x <- x - lr v, of x and v in place; any shape.
+
+    v is None without a momentum: x <- x - lr g. ``nesterov``: g + momentum v for v. ``maximize``: -g for g.
+    """
+    kernel("sgd_step", x)(x, g, v, lr, momentum, dampening, weight_decay, nesterov, maximize)
+
+
+def adam_step(
+    x: Array, g: Array, m: Array, v: Array, largest: Array | None, count: int, lr: float, beta1: float, beta2: float,
+    eps: float, weight_decay: float, decoupled: bool, maximize: bool,
+) -> None:  # fmt: skip
+    """m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2;  x <- x - lr M / (sqrt(V) + eps), in place.
+
+    M = m / (1 - beta1^count) and V = v / (1 - beta2^count), or with ``largest`` (else None) the largest v so far for v.
+    Before, g <- g + weight_decay x, or where ``decoupled`` x <- (1 - lr weight_decay) x. ``maximize``: -g for g.
+    """
+    kernel("adam_step", x)(x, g, m, v, largest, count, lr, beta1, beta2, eps, weight_decay, decoupled, maximize)
+
+
+def rmsprop_step(
+    x: Array, g: Array, v: Array, mean: Array | None, b: Array | None, lr: float, alpha: float, eps: float,
+    weight_decay: float, momentum: float, maximize: bool,
+) -> None:  # fmt: skip
+    """v <- alpha v + (1 - alpha) g^2;  b <- momentum b + g / (sqrt(v) + eps);  x <- x - lr b, in place; any shape.
+
+    Before, g <- g + weight_decay x. b is None without a momentum. With ``mean`` (else None), mean <- alpha mean +
+    (1 - alpha) g, and v - mean^2 under the root. ``maximize``: -g for g.
+    """
+    kernel("rmsprop_step", x)(x, g, v, mean, b, lr, alpha, eps, weight_decay, momentum, maximize)

@@ -26,7 +26,17 @@ import numpy as np
 from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels.arrays import Array, array_module, native, scratch_limit, sum_dtype
 from tinyconv.kernels.axismap import AxisMap
-from tinyconv.kernels.elementwise import blockwise
+from tinyconv.kernels.corners import corners as corners
+from tinyconv.kernels.pointwise import activation as activation
+from tinyconv.kernels.pointwise import activation_grad as activation_grad
+from tinyconv.kernels.pointwise import erf as erf
+from tinyconv.kernels.pointwise import relu as relu
+from tinyconv.kernels.pointwise import relu_grad as relu_grad
+from tinyconv.kernels.pointwise import sigmoid as sigmoid
+from tinyconv.kernels.pointwise import slopes as slopes
+from tinyconv.kernels.update import adam_step as adam_step
+from tinyconv.kernels.update import rmsprop_step as rmsprop_step
+from tinyconv.kernels.update import sgd_step as sgd_step
 
 # --------------------------------------------------------------------------------------------------
 # Columns
@@ -319,6 +329,48 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
 
 
 # --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+def _corner(x: Array, at: Array) -> Array:
+    """The pixel of one corner of each point: x (N, C, P), at (N, L) to (N, C, L), 0 where ``at`` is -1."""
+    xp = array_module(x)
+    index = xp.broadcast_to(xp.maximum(at, 0)[:, None], (*x.shape[:2], at.shape[1]))
+    return xp.where(at[:, None] < 0, 0, xp.take_along_axis(x, index, 2))
+
+
+def sample(x: Array, w: Array, at: Array) -> Array:
+    """The corners one after the other, times their weights."""
+    y = array_module(x).zeros((*x.shape[:2], at.shape[2]), sum_dtype(native(x).dtype))
+    for k in range(at.shape[1]):
+        y += _corner(x, at[:, k]) * w[:, k, None]
+    return y.astype(native(x).dtype, copy=False)
+
+
+def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
+    """Each gradient added to its corners, in the order of the corners; those outside have a pixel of their own."""
+    xp = array_module(gy)
+    images, channels = gy.shape[:2]
+    gx = xp.empty((images, channels, pixels), native(gy).dtype)
+    starts = xp.arange(channels)[:, None, None] * (pixels + 1)
+    for n in range(images):
+        places = (xp.where(at[n] < 0, pixels, at[n]) + starts).reshape(-1)  # (C K L,)
+        parts = (gy[n][:, None].astype(xp.float64) * w[n]).reshape(-1)
+        sums = xp.bincount(places, weights=parts, minlength=channels * (pixels + 1))
+        gx[n] = sums.reshape(channels, pixels + 1)[:, :pixels]
+    return gx
+
+
+def sample_weight(x: Array, gy: Array, at: Array) -> Array:
+    """One corner after the other: the products summed over the channels."""
+    xp = array_module(x)
+    gw = xp.empty(at.shape, native(x).dtype)
+    for k in range(at.shape[1]):
+        gw[:, k] = (_corner(x, at[:, k]).astype(sum_dtype(native(x).dtype), copy=False) * gy).sum(1)
+    return gw
+
+
+# --------------------------------------------------------------------------------------------------
 # Normalisation
 
 
@@ -378,32 +430,32 @@ def normalise_grad(
 
 
 # --------------------------------------------------------------------------------------------------
-# Activation
+# Softmax and cross-entropy
 
 
-def gated(x: Array, keep: Array) -> Array:
-    """x where ``keep``, else 0: a bitwise and with all ones or all zeros. where() branches, and is several times
-    slower.
-    """
-    integer = f"i{x.dtype.itemsize}"
-    bits = keep.astype(integer)
-    bits *= -1
-    bits &= x.view(integer)
-    return bits.view(x.dtype)
+def softmax(x: Array, axis: int, log: bool) -> Array:
+    """Shifted by the maximum, so that exp cannot overflow; in one array of the size of x."""
+    xp = array_module(x)
+    y = x.astype(sum_dtype(native(x).dtype))
+    if y.size:
+        y -= y.max(axis=axis, keepdims=True)
+        if log:
+            y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
+        else:
+            xp.exp(y, out=y)
+            y /= y.sum(axis=axis, keepdims=True)
+    return y.astype(native(x).dtype, copy=False)
 
 
-def relu(x: Array) -> Array:
-    """max(x, 0)"""
-    return array_module(x).maximum(x, x.dtype.type(0))
-
-
-def relu_grad(g: Array, y: Array) -> Array:
-    """g where not y <= 0"""
-    return gated(native(g), ~(y <= 0))
-
-
-# --------------------------------------------------------------------------------------------------
-# Cross-entropy
+def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
+    """y (g - sum g y), or g - e^y sum g"""
+    dtype = native(g).dtype
+    g, y = (a.astype(sum_dtype(dtype), copy=False) for a in (g, y))
+    if log:
+        dx = g - array_module(y).exp(y) * g.sum(axis=axis, keepdims=True)
+    else:
+        dx = y * (g - (g * y).sum(axis=axis, keepdims=True))
+    return dx.astype(dtype, copy=False)
 
 
 def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
@@ -430,60 +482,3 @@ def cross_entropy_grad(
     image, pixel = xp.arange(x.shape[0])[:, None], xp.arange(x.shape[2])
     p[image, target, pixel] -= scale
     return p.astype(native(x).dtype, copy=False)
-
-
-def slopes(x: Array, positive: Array, slope: float) -> Array:
-    """x where positive, else slope x"""
-    x = native(x)
-    y = gated(x * x.dtype.type(slope), ~positive)
-    y += gated(x, positive)
-    return y
-
-
-def sigmoid(x: Array) -> Array:
-    """1 / (1 + e^-x)"""
-    xp = array_module(x)
-    return blockwise(lambda x: 1 / (1 + xp.exp(-x)), x, cost=2)
-
-
-# erf(x) = x A(x^2)/B(x^2) below 15/32, and 1 - exp(-x^2) C(x)/D(x) above, highest power first. Source: Cody, "Rational
-# Chebyshev approximations for the error function", Mathematics of Computation 23, 1969, with the constants of his
-# CALERF.
-ERF_A = (
-    1.85777706184603153e-1, 3.16112374387056560, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3,
-)  # fmt: skip
-ERF_B = (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3)
-ERF_C = (
-    2.15311535474403846e-8, 5.64188496988670089e-1, 8.88314979438837594, 6.61191906371416295e1, 2.98635138197400131e2,
-    8.81952221241769090e2, 1.71204761263407058e3, 2.05107837782607147e3, 1.23033935479799725e3,
-)  # fmt: skip
-ERF_D = (
-    1.0, 1.57449261107098347e1, 1.17693950891312499e2, 5.37181101862009858e2, 1.62138957456669019e3,
-    3.29079923573345963e3, 4.36261909014324716e3, 3.43936767414372164e3, 1.23033935480374942e3,
-)  # fmt: skip
-
-
-def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-    """Horner's scheme, highest power first, in one array."""
-    y = x * coefficients[0]
-    y += coefficients[1]
-    for c in coefficients[2:]:
-        y *= x
-        y += c
-    return y
-
-
-def erf(x: Array) -> Array:
-    """Both formulas for every element."""
-    wide = native(x).astype(sum_dtype(native(x).dtype), copy=False)  # the coefficients exceed float16
-    return blockwise(_erf, wide, cost=10).astype(native(x).dtype, copy=False)
-
-
-def _erf(x: Array) -> Array:
-    xp = array_module(x)
-    size = xp.minimum(xp.abs(x), x.dtype.type(6))  # beyond 6 it is 1 to the last bit; NaN stays
-    large = xp.exp(-size * size) * _polynomial(ERF_C, size) / _polynomial(ERF_D, size)
-    small = xp.minimum(size, x.dtype.type(0.46875))
-    square = small * small
-    near_zero = small * _polynomial(ERF_A, square) / _polynomial(ERF_B, square)
-    return xp.copysign(xp.where(size <= 0.46875, near_zero, 1 - large), x)

@@ -15,12 +15,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 
 from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels.arrays import Array, native
 from tinyconv.kernels.axismap import AxisMap
+from tinyconv.kernels.corners import first_neighbour, weights
+from tinyconv.kernels.loops_pointwise import activation as activation
+from tinyconv.kernels.loops_pointwise import activation_grad as activation_grad
+from tinyconv.kernels.loops_pointwise import adam_step as adam_step
+from tinyconv.kernels.loops_pointwise import cross_entropy as cross_entropy
+from tinyconv.kernels.loops_pointwise import cross_entropy_grad as cross_entropy_grad
+from tinyconv.kernels.loops_pointwise import erf as erf
+from tinyconv.kernels.loops_pointwise import relu as relu
+from tinyconv.kernels.loops_pointwise import relu_grad as relu_grad
+from tinyconv.kernels.loops_pointwise import rmsprop_step as rmsprop_step
+from tinyconv.kernels.loops_pointwise import sgd_step as sgd_step
+from tinyconv.kernels.loops_pointwise import sigmoid as sigmoid
+from tinyconv.kernels.loops_pointwise import slopes as slopes
+from tinyconv.kernels.loops_pointwise import softmax as softmax
+from tinyconv.kernels.loops_pointwise import softmax_grad as softmax_grad
 
 # --------------------------------------------------------------------------------------------------
 # The convolution triangle: forward
@@ -278,6 +294,96 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
 
 
 # --------------------------------------------------------------------------------------------------
+# Sampling at points
+
+
+def corners(
+    grid: Array, size: Sizes, mode: str, padding_mode: str, align_corners: bool, order: Sequence[int]
+) -> tuple[Array, Array]:
+    """grid (N, L, rank) to weights and flat indices (N, K, L). A floor follows: positions have the grid's precision."""
+    N, L, rank = grid.shape
+    number = native(grid).dtype.type
+    polynomials = [weights(mode, d) for d in order]  # of each axis (neighbours, powers)
+    choices = list(product(range(len(polynomials[0])), repeat=rank))
+    w, at = np.empty((N, len(choices), L), number), np.empty((N, len(choices), L), np.int64)
+    pixels = np.arange(math.prod(size)).reshape(size)
+    for n, o in np.ndindex(N, L):
+        lists = []
+        for axis, m in enumerate(size):
+            x = number(grid[n, o, rank - 1 - axis])
+            position = (x + 1) * number((m - 1) / 2) if align_corners else ((x + 1) * number(m) - 1) / number(2)
+            slope = (m - 1) / 2 if align_corners else m / 2
+            if mode != "bicubic":
+                position, slope = _folded(position, slope, m, padding_mode, align_corners)
+            start = np.rint(position) if mode == "nearest" else np.floor(position)
+            t = float(position - start)
+            neighbours = []
+            for j, coefficients in enumerate(polynomials[axis]):
+                pixel = start + (first_neighbour(mode) + j)
+                if mode == "bicubic":
+                    pixel, _ = _folded(pixel, slope, m, padding_mode, align_corners)
+                weight = sum(float(c) * t**power for power, c in enumerate(coefficients)) * slope ** order[axis]
+                neighbours.append((pixel, weight))
+            lists.append(neighbours)
+        for k, corner in enumerate(product(*lists)):
+            inside = all(0 <= pixel <= m - 1 for m, (pixel, _) in zip(size, corner))
+            w[n, k, o] = math.prod(weight for _, weight in corner)
+            at[n, k, o] = pixels[tuple(int(pixel) for pixel, _ in corner)] if inside else -1
+    return w, at
+
+
+def _folded(position: Any, slope: float, n: int, padding_mode: str, align_corners: bool) -> tuple[Any, float]:
+    """A position brought back into [0, n-1] by clamping or reflection, and its derivative by the coordinate."""
+    if padding_mode == "zeros":
+        return position, slope
+    if position != position:
+        return position.dtype.type(0), 0.0
+    if padding_mode == "reflection":
+        low, span = (0.0, n - 1.0) if align_corners else (-0.5, float(n))
+        position = np.nan_to_num(position)
+        distance, turned = abs(position - position.dtype.type(low)), position < low
+        rest = distance % position.dtype.type(span) if span else distance * 0
+        odd = bool(span) and np.floor(distance / position.dtype.type(span)) % 2 == 1
+        position = (span - rest if odd else rest) + position.dtype.type(low)
+        slope = -slope if odd != turned else slope
+    if position <= 0 or position >= n - 1:
+        return position.dtype.type(0 if position <= 0 else n - 1), 0.0
+    return position, slope
+
+
+def sample(x: Array, w: Array, at: Array) -> Array:
+    """x (N, C, P), w and at (N, K, L) to y (N, C, L)."""
+    N, K, L = at.shape
+    y = np.empty((*x.shape[:2], L), native(x).dtype)
+    for n, c, o in np.ndindex(y.shape):
+        acc = 0.0
+        for k in range(K):
+            acc += w.item(n, k, o) * (x.item(n, c, at.item(n, k, o)) if at[n, k, o] >= 0 else 0)
+        y[n, c, o] = acc
+    return y
+
+
+def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
+    """gy (N, C, L), w and at (N, K, L) to gx (N, C, pixels)."""
+    gx = np.zeros((*gy.shape[:2], pixels))
+    for n, c, k, o in np.ndindex(*gy.shape[:2], *at.shape[1:]):
+        if at[n, k, o] >= 0:
+            gx[n, c, at[n, k, o]] += w.item(n, k, o) * gy.item(n, c, o)
+    return gx.astype(native(gy).dtype)
+
+
+def sample_weight(x: Array, gy: Array, at: Array) -> Array:
+    """x (N, C, P), gy (N, C, L), at (N, K, L) to gw (N, K, L)."""
+    gw = np.empty(at.shape, native(x).dtype)
+    for n, k, o in np.ndindex(at.shape):
+        acc = 0.0
+        for c in range(x.shape[1]):
+            acc += (x.item(n, c, at.item(n, k, o)) if at[n, k, o] >= 0 else 0) * gy.item(n, c, o)
+        gw[n, k, o] = acc
+    return gw
+
+
+# --------------------------------------------------------------------------------------------------
 # Normalisation
 
 
@@ -322,80 +428,3 @@ def normalise_grad(
             dw[own] += g.item(i) * n_i
             db[own] += g.item(i)
     return dx, dw.astype(native(weight).dtype), db.astype(native(weight).dtype)
-
-
-# --------------------------------------------------------------------------------------------------
-# Activation
-
-
-def relu(x: Array) -> Array:
-    """y = max(x, 0), NaN for NaN."""
-    x = native(x)
-    y = np.empty(x.shape, x.dtype)
-    for i in np.ndindex(x.shape):
-        y[i] = 0 if x[i] <= 0 else x[i]
-    return y
-
-
-def relu_grad(g: Array, y: Array) -> Array:
-    """gx = g where not y <= 0, else 0."""
-    gx = np.empty(g.shape, native(g).dtype)
-    for i in np.ndindex(g.shape):
-        gx[i] = 0 if y[i] <= 0 else g[i]
-    return gx
-
-
-def slopes(x: Array, positive: Array, slope: float) -> Array:
-    """y = x where positive, else slope x."""
-    y = np.empty(x.shape, native(x).dtype)
-    for i in np.ndindex(x.shape):
-        y[i] = x.item(i) * (1 if positive[i] else slope)
-    return y
-
-
-def sigmoid(x: Array) -> Array:
-    """y = 1 / (1 + e^-x), in the form whose exponential cannot overflow."""
-    y = np.empty(x.shape, native(x).dtype)
-    for i in np.ndindex(x.shape):
-        shrinking = math.exp(-abs(x.item(i)))
-        y[i] = shrinking / (1 + shrinking) if x.item(i) < 0 else 1 / (1 + shrinking)
-    return y
-
-
-def erf(x: Array) -> Array:
-    """y = 2/sqrt(pi) * integral of e^(-t^2) from 0 to x."""
-    y = np.empty(x.shape, native(x).dtype)
-    for i in np.ndindex(x.shape):
-        y[i] = math.erf(x.item(i))
-    return y
-
-
-# --------------------------------------------------------------------------------------------------
-# Cross-entropy
-
-
-def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """x (N, C, L), the others (N, L) to loss (N, L), and the largest score and the log of the sum, both (N, 1, L)."""
-    N, C, L = x.shape
-    loss = np.zeros((N, L), native(x).dtype)
-    top, log_sum = np.empty((2, N, 1, L))
-    for n, j in np.ndindex(N, L):
-        scores = [x.item(n, c, j) for c in range(C)]
-        top[n, 0, j] = math.nan if any(s != s for s in scores) else max(scores)
-        z = [s - top.item(n, 0, j) for s in scores]
-        log_sum[n, 0, j] = math.log(sum(math.exp(v) for v in z))
-        if valid[n, j]:
-            loss[n, j] = factor.item(n, j) * (log_sum.item(n, 0, j) - z[target[n, j]])
-    return loss, top, log_sum
-
-
-def cross_entropy_grad(
-    g: Array, x: Array, target: Array, factor: Array, valid: Array, top: Array, log_sum: Array
-) -> Array:
-    """dx[n, c, j] = f g (softmax(x)[c] - 1 where c is the target), 0 where not valid."""
-    dx = np.zeros(x.shape, native(x).dtype)
-    for n, c, j in np.ndindex(x.shape):
-        if valid[n, j]:
-            p = math.exp(x.item(n, c, j) - top.item(n, 0, j) - log_sum.item(n, 0, j))
-            dx[n, c, j] = factor.item(n, j) * g.item(n, j) * (p - (c == target[n, j]))
-    return dx

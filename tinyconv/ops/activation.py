@@ -6,17 +6,17 @@ At a kink the derivative is torch's: 0 for relu, relu6 and hardtanh, the left on
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from numpy.typing import DTypeLike
 
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module, sum_dtype
-from tinyconv.kernels.im2col import gated
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
-from tinyconv.ops.elementwise import clamp, exp, expm1, log1p, sigmoid, tanh, where
+from tinyconv.ops.elementwise import clamp, exp, sigmoid, tanh, where
 from tinyconv.ops.shape import axis_of
 from tinyconv.ops.windows import require_float
 
@@ -25,20 +25,7 @@ _SELU_SCALE = 1.0507009873554804934193349852946
 
 
 # --------------------------------------------------------------------------------------------------
-# Gates: some elements pass, the others become 0
-
-
-class Gate(Function):
-    """y = x where ``keep``, else 0, also where x is NaN or infinite. Linear, and its own transpose."""
-
-    def __init__(self, keep: Array) -> None:
-        self.keep = keep
-
-    def forward(self, x: Array) -> Array:
-        return gated(x, self.keep)
-
-    def backward(self, g: Tensor) -> Tensor:
-        return Gate(self.keep)(g)
+# Relu
 
 
 class Relu(Function):
@@ -66,22 +53,6 @@ class ReluGrad(Function):
         return ReluGrad(self.y)(v)
 
 
-class Clip(Function):
-    """y = min(max(x, low), high);  y' = 1 strictly between the bounds, else 0"""
-
-    saves = (0,)
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
-
-    def forward(self, x: Array) -> Array:
-        return array_module(x).clip(x, x.dtype.type(self.low), x.dtype.type(self.high))
-
-    def backward(self, g: Tensor) -> Tensor:
-        x = self.saved_inputs[0].data
-        return Gate(~((x <= self.low) | (x >= self.high)))(g)
-
-
 def relu(input: Tensor) -> Tensor:
     """y = max(input, 0). Any shape. The derivative at 0 is 0. Source: Nair and Hinton, ICML 2010."""
     return Relu()(as_number(input, "relu"))
@@ -94,29 +65,98 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tens
     x = as_number(input, "hardtanh")
     if min_val < 0 and x.dtype.kind == "u":
         raise ValueError(f"hardtanh: min_val={min_val} is below what {x.dtype} can hold. Use a signed input.")
-    return Clip(min_val, max_val)(x)
+    return Activation("hardtanh", (min_val, max_val))(x)
 
 
 def relu6(input: Tensor) -> Tensor:
     """y = min(max(input, 0), 6)"""
-    return Clip(0.0, 6.0)(as_number(input, "relu6"))
-
-
-def hardsigmoid(input: Tensor) -> Tensor:
-    """y = min(max(input + 3, 0), 6) / 6"""
-    return hardtanh(require_float("hardsigmoid", "input", input) + 3, 0.0, 6.0) / 6
-
-
-def hardswish(input: Tensor) -> Tensor:
-    """y = input * min(max(input + 3, 0), 6) / 6. Source: Howard et al., ICCV 2019, section 5.2."""
-    x = require_float("hardswish", "input", input)
-    return x * relu6(x + 3) / 6
+    return Activation("hardtanh", (0.0, 6.0))(as_number(input, "relu6"))
 
 
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """y = input where input > threshold, else value, in the dtype of input; NaN stays"""
     x = as_number(input, "threshold")
     return cast(where(x <= threshold, value, x), x.dtype)
+
+
+# --------------------------------------------------------------------------------------------------
+# Activations of one formula
+
+
+class Activation(Function):
+    """y = f(x), element by element, f by its name in :func:`tinyconv.kernels.activation`;  x' = g f'(x)"""
+
+    saves = (0,)
+
+    def __init__(self, kind: str, parameters: tuple[float, ...] = ()) -> None:
+        self.kind, self.parameters = kind, parameters
+
+    def forward(self, x: Array) -> Array:
+        return kernels.activation(x, self.kind, self.parameters)
+
+    def backward(self, g: Tensor) -> Tensor:
+        (x,) = self.saved_inputs
+        if switches.recording:  # the gradient is to be differentiated: written with operators, it can be
+            return _GRADS[self.kind](g, x, *self.parameters)
+        gx: Tensor = ActivationGrad(self.kind, self.parameters)(g, x)
+        return gx
+
+
+class ActivationGrad(Function):
+    """x' = g f'(x) in one pass, where nobody asks for its gradient."""
+
+    def __init__(self, kind: str, parameters: tuple[float, ...]) -> None:
+        self.kind, self.parameters = kind, parameters
+
+    def forward(self, g: Array, x: Array) -> Array:
+        return kernels.activation_grad(g, x, self.kind, self.parameters)
+
+
+def _elu_grad(g: Tensor, x: Tensor, a: float, b: float, c: float) -> Tensor:
+    return g * where(x > 0, a, exp(clamp(x, max=0) * c) * (b * c))
+
+
+def _hardswish_grad(g: Tensor, x: Tensor) -> Tensor:
+    return where(x <= -3, 0.0, where(x >= 3, g, g * (x / 3 + 0.5)))
+
+
+def _silu_grad(g: Tensor, x: Tensor) -> Tensor:
+    s = sigmoid(x)
+    return g * s * (x * (1 - s) + 1)
+
+
+def _gelu_grad(g: Tensor, x: Tensor) -> Tensor:
+    return g * ((erf(x * math.sqrt(0.5)) + 1) * 0.5 + x * exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi)))
+
+
+def _gelu_tanh_grad(g: Tensor, x: Tensor) -> Tensor:
+    steep = math.sqrt(8 / math.pi)
+    s = sigmoid((x * x * x * 0.044715 + x) * steep)  # (1 + tanh(u)) / 2 is the sigmoid of 2u
+    return g * s * (x * (1 - s) * (x * x * (3 * 0.044715) + 1) * steep + 1)
+
+
+#: g f'(x), with the parameters.
+_GRADS: dict[str, Callable[..., Tensor]] = {
+    "elu": _elu_grad,
+    "hardsigmoid": lambda g, x: where((x > -3) & (x < 3), g / 6, 0.0),
+    "hardswish": _hardswish_grad,
+    "hardtanh": lambda g, x, a, b: where((x <= a) | (x >= b), 0.0, g),
+    "softplus": lambda g, x, a, b: where(x * a > b, g, g * sigmoid(x * a)),
+    "logsigmoid": lambda g, x: g * sigmoid(-x),
+    "silu": _silu_grad,
+    "gelu": _gelu_grad,
+    "gelu-tanh": _gelu_tanh_grad,
+}
+
+
+def hardsigmoid(input: Tensor) -> Tensor:
+    """y = min(max(input + 3, 0), 6) / 6"""
+    return Activation("hardsigmoid")(require_float("hardsigmoid", "input", input))
+
+
+def hardswish(input: Tensor) -> Tensor:
+    """y = input * min(max(input + 3, 0), 6) / 6. Source: Howard et al., ICCV 2019, section 5.2."""
+    return Activation("hardswish")(require_float("hardswish", "input", input))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -167,8 +207,7 @@ def prelu(input: Tensor, weight: Tensor) -> Tensor:
 
 def elu(input: Tensor, alpha: float = 1.0) -> Tensor:
     """y = input where input > 0, else alpha (e^input - 1). Source: Clevert et al., ICLR 2016, equation 15."""
-    x = require_float("elu", "input", input)
-    return where(x > 0, x, expm1(clamp(x, max=0)) * alpha)
+    return Activation("elu", (1.0, alpha, 1.0))(require_float("elu", "input", input))
 
 
 def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -176,42 +215,26 @@ def celu(input: Tensor, alpha: float = 1.0) -> Tensor:
     x = require_float("celu", "input", input)
     if alpha == 0:
         raise ValueError("celu: alpha must not be 0.")
-    return where(x > 0, x, expm1(clamp(x, max=0) / alpha) * alpha)
+    return Activation("elu", (1.0, alpha, 1 / alpha))(x)
 
 
 def selu(input: Tensor) -> Tensor:
     """y = 1.0507 elu(input, alpha=1.6733): keeps mean 0 and variance 1. Source: Klambauer et al., NIPS 2017."""
-    return elu(input, _SELU_ALPHA) * _SELU_SCALE
+    return Activation("elu", (_SELU_SCALE, _SELU_SCALE * _SELU_ALPHA, 1.0))(require_float("selu", "input", input))
 
 
 # --------------------------------------------------------------------------------------------------
 # Smooth
 
 
-class LogSigmoid(Function):
-    """y = -log(1 + e^-x);  y' = sigmoid(-x)"""
-
-    saves = (0,)
-
-    def forward(self, x: Array) -> Array:
-        xp = array_module(x)
-        return xp.minimum(x, x.dtype.type(0)) - xp.log1p(xp.exp(-xp.abs(x)))
-
-    def backward(self, g: Tensor) -> Tensor:
-        (x,) = self.saved_inputs
-        return g * sigmoid(-x)
-
-
 def logsigmoid(input: Tensor) -> Tensor:
     """y = log(1 / (1 + e^-input)), exact for any magnitude"""
-    return LogSigmoid()(require_float("logsigmoid", "input", input))
+    return Activation("logsigmoid")(require_float("logsigmoid", "input", input))
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """y = log(1 + e^(beta input)) / beta, and input itself where beta * input > threshold"""
-    x = require_float("softplus", "input", input)
-    steep = x * beta
-    return where(steep > threshold, x, log1p(exp(clamp(steep, max=threshold))) / beta)
+    return Activation("softplus", (beta, threshold))(require_float("softplus", "input", input))
 
 
 def softsign(input: Tensor) -> Tensor:
@@ -228,8 +251,7 @@ def tanhshrink(input: Tensor) -> Tensor:
 
 def silu(input: Tensor) -> Tensor:
     """y = input * sigmoid(input), also called swish. Source: Elfwing et al., Neural Networks 107, 2018."""
-    x = require_float("silu", "input", input)
-    return x * sigmoid(x)
+    return Activation("silu")(require_float("silu", "input", input))
 
 
 def mish(input: Tensor) -> Tensor:
@@ -277,23 +299,13 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     Source: Hendrycks and Gimpel, arXiv 1606.08415.
     """
     x = require_float("gelu", "input", input)
-    if approximate == "none":
-        return x * (erf(x * math.sqrt(0.5)) + 1) * 0.5
-    if approximate == "tanh":
-        return x * (tanh((x * x * x * 0.044715 + x) * math.sqrt(2 / math.pi)) + 1) * 0.5
-    raise ValueError(f"gelu: approximate must be 'none' or 'tanh', but is {approximate!r}.")
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', but is {approximate!r}.")
+    return Activation("gelu" if approximate == "none" else "gelu-tanh")(x)
 
 
 # --------------------------------------------------------------------------------------------------
 # Along an axis
-
-
-def _shifted(x: Array, axis: int) -> Array:
-    """x minus its maximum along the axis, so that exp cannot overflow, in a dtype wide enough for the sum to come."""
-    wide = x.astype(sum_dtype(x.dtype), copy=False)
-    if x.size == 0:
-        return wide.copy()
-    return wide - wide.max(axis=axis, keepdims=True)
 
 
 class Softmax(Function):
@@ -305,15 +317,30 @@ class Softmax(Function):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        y = _shifted(x, self.axis)
-        array_module(x).exp(y, out=y)
-        y /= y.sum(axis=self.axis, keepdims=True)
-        return y.astype(x.dtype, copy=False)
+        return kernels.softmax(x, self.axis, False)
 
     def backward(self, g: Tensor) -> Tensor:
-        y = self.saved_output
-        gy = g * y
-        return gy - y * gy.sum(self.axis, keepdim=True)
+        result: Tensor = SoftmaxGrad(self.axis)(g, self.saved_output)
+        return result
+
+
+class SoftmaxGrad(Function):
+    """dx = y (g - sum g y): linear in g, and its own transpose."""
+
+    saves = (0, 1)
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, g: Array, y: Array) -> Array:
+        return kernels.softmax_grad(g, y, self.axis, False)
+
+    def backward(self, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        g, y = self.saved_inputs
+        by_g = SoftmaxGrad(self.axis)(v, y) if self.needs_grad(0) else None
+        if not self.needs_grad(1):
+            return by_g, None
+        return by_g, v * (g - (g * y).sum(self.axis, keepdim=True)) - g * (v * y).sum(self.axis, keepdim=True)
 
 
 class LogSoftmax(Function):
@@ -325,14 +352,29 @@ class LogSoftmax(Function):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        xp = array_module(x)
-        y = _shifted(x, self.axis)
-        if y.size:
-            y -= xp.log(xp.exp(y).sum(axis=self.axis, keepdims=True))
-        return y.astype(x.dtype, copy=False)
+        return kernels.softmax(x, self.axis, True)
 
     def backward(self, g: Tensor) -> Tensor:
-        return g - exp(self.saved_output) * g.sum(self.axis, keepdim=True)
+        result: Tensor = LogSoftmaxGrad(self.axis)(g, self.saved_output)
+        return result
+
+
+class LogSoftmaxGrad(Function):
+    """dx = g - e^y sum g"""
+
+    saves = (0, 1)
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, g: Array, y: Array) -> Array:
+        return kernels.softmax_grad(g, y, self.axis, True)
+
+    def backward(self, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        g, y = self.saved_inputs
+        vp = v * exp(y)
+        by_g = v - vp.sum(self.axis, keepdim=True) if self.needs_grad(0) else None
+        return by_g, -vp * g.sum(self.axis, keepdim=True) if self.needs_grad(1) else None
 
 
 def _along(op: str, function: type[Softmax] | type[LogSoftmax], x: Tensor, dim: int) -> Tensor:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import Tensor
+from tinyconv import kernels
+from tinyconv.autograd import Function, Tensor
 from tinyconv.geometry import Sizes
 from tinyconv.kernels.arrays import Array, array_module
+from tinyconv.kernels.corners import NEIGHBOURS
 from tinyconv.ops.convert import as_tensor
-from tinyconv.ops.elementwise import where
 from tinyconv.ops.matmul import matmul
-from tinyconv.ops.resample import cubic_weights
-from tinyconv.ops.windows import TakePixels, require_float
-
-#: One neighbour on one axis: its index on the axis, whether that lies in the image, and its weight.
-Neighbour = tuple[Array, Array, Tensor]
+from tinyconv.ops.shape import stack
+from tinyconv.ops.windows import require_float
 
 
 def grid_sample(
@@ -38,18 +36,16 @@ def grid_sample(
     """
     input, grid = require_float("grid_sample", "input", input), require_float("grid_sample", "grid", grid)
     _check_sample(input, grid, mode, padding_mode)
-    size = input.shape[2:]
-    neighbours = []
-    for axis, n in enumerate(size):
-        # The last axis of the image is the first coordinate of a point.
-        position = _pixels(grid[..., len(size) - 1 - axis], n, bool(align_corners))
-        neighbours.append(_NEIGHBOURS[mode](position, n, padding_mode, bool(align_corners)))
-    return sum(_corner(input, size, corner) for corner in product(*neighbours))  # type: ignore[return-value]
+    images, channels, *size = input.shape
+    points = grid.reshape(images, prod(grid.shape[1:-1]), len(size))
+    w, at = Corners(tuple(size), mode, padding_mode, bool(align_corners), (0,) * len(size))(points)
+    y = Sample(at.data)(input.reshape(images, channels, prod(size)), w)
+    return y.reshape(images, channels, *grid.shape[1:-1])
 
 
 def _check_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> None:
     op, rank = "grid_sample", input.ndim - 2
-    if mode not in _NEIGHBOURS:
+    if mode not in NEIGHBOURS:
         raise ValueError(f"{op}: mode must be 'bilinear', 'nearest' or 'bicubic', but is {mode!r}.")
     if padding_mode not in ("zeros", "border", "reflection"):
         raise ValueError(f"{op}: padding_mode must be 'zeros', 'border' or 'reflection', but is {padding_mode!r}.")
@@ -74,99 +70,82 @@ def _check_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> 
         )
 
 
-def _corner(input: Tensor, size: Sizes, corner: Sequence[Neighbour]) -> Tensor:
-    """One neighbour pixel of every point, times its weight: (N, C, *O)."""
-    xp = array_module(input.data)
-    index: Any = 0
-    inside: Any = True
-    weight: Any = None
-    for n, (at, within, factor) in zip(size, corner):
-        index = index * n + at
-        inside = inside & within
-        weight = factor if weight is None else weight * factor
-    shape = (*input.shape[:2], *index.shape[1:])
-    pixels = TakePixels(xp.broadcast_to(index[:, None], shape), size)(input)
-    return where(Tensor.wrap(inside[:, None]), pixels, 0.0) * weight.unsqueeze(1)
+class Corners(Function):
+    """(w, at): the weights of the corners around each point, and their flat indices; as :func:`kernels.corners`.
 
-
-# --------------------------------------------------------------------------------------------------
-# From coordinates to pixels, one axis at a time
-
-
-def _pixels(x: Tensor, n: int, align_corners: bool) -> Tensor:
-    """Coordinates from -1 to 1 as positions on an axis of n pixels, the first at 0."""
-    return (x + 1) * ((n - 1) / 2) if align_corners else ((x + 1) * n - 1) / 2
-
-
-def _folded(position: Tensor, n: int, padding_mode: str, align_corners: bool) -> Tensor:
-    """Positions brought back into [0, n-1] by clamping or reflection; NaN is the coordinate -1, the first pixel.
-
-    What is clamped has the gradient 0, on the bounds as well.
+    The derivative of the weights by a coordinate is the weights of another ``order``.
     """
-    if padding_mode == "zeros":
-        return position
-    xp = array_module(position.data)
-    at = xp.nan_to_num(position.data, nan=0.0)
-    sign = xp.ones_like(at)
-    if padding_mode == "reflection":
-        at, sign = _reflected(at, n, align_corners)
-    clamped = xp.clip(at, 0, n - 1)
-    sign = xp.where((at <= 0) | (at >= n - 1) | xp.isnan(position.data), 0, sign)
-    # at = sign * position + what is constant in between
-    constant = clamped - xp.where(sign == 0, 0, sign * position.data)
-    return where(Tensor.wrap(sign != 0), position * Tensor.wrap(sign), 0.0) + Tensor.wrap(constant)
+
+    saves = (0,)
+
+    def __init__(self, size: Sizes, mode: str, padding_mode: str, align_corners: bool, order: Sizes) -> None:
+        self.size, self.mode, self.order = size, mode, order
+        self.padding_mode, self.align_corners = padding_mode, align_corners
+
+    def forward(self, grid: Array) -> tuple[Array, Array]:
+        return kernels.corners(grid, self.size, self.mode, self.padding_mode, self.align_corners, self.order)
+
+    def backward(self, gw: Tensor, _: Tensor) -> Tensor:
+        (grid,) = self.saved_inputs
+        if self.mode == "nearest":  # also where gw is not finite
+            return Tensor.wrap(array_module(grid.data).zeros(grid.shape, grid.dtype))
+        parts = []
+        for axis in reversed(range(len(self.size))):  # the first coordinate is that of the image's last axis
+            order = tuple(d + (a == axis) for a, d in enumerate(self.order))
+            slope, _ = Corners(self.size, self.mode, self.padding_mode, self.align_corners, order)(grid)
+            parts.append((gw * slope).sum(1))
+        return stack(parts, -1)
 
 
-def _reflected(at: Array, n: int, align_corners: bool) -> tuple[Array, Array]:
-    """Positions reflected about the first and last pixel's centre or outer border, and the sign of the derivative."""
-    xp = array_module(at)
-    low, span = (0.0, float(n - 1)) if align_corners else (-0.5, float(n))
-    if span == 0:
-        return xp.zeros_like(at), xp.zeros_like(at)
-    sign = xp.where(at < low, -1, 1).astype(at.dtype)
-    distance = xp.abs(at - low)
-    rest = distance % span
-    odd = xp.floor(distance / span) % 2 == 1
-    return xp.where(odd, span - rest, rest) + low, xp.where(odd, -sign, sign)
+class Sample(Function):
+    """y[n, c, o] = sum over k of w[n, k, o] x[n, c, at[n, k, o]]: bilinear, and closed under differentiation."""
+
+    saves = (0, 1)
+
+    def __init__(self, at: Array) -> None:
+        self.at = at
+
+    def forward(self, x: Array, w: Array) -> Array:
+        return kernels.sample(x, w, self.at)
+
+    def backward(self, gy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, w = self.saved_inputs
+        by_x = SampleInput(self.at, x.shape[2])(gy, w) if self.needs_grad(0) else None
+        return by_x, SampleWeight(self.at)(x, gy) if self.needs_grad(1) else None
 
 
-def _neighbour(at: Array, n: int, weight: Tensor) -> Neighbour:
-    """The pixels at the whole numbers ``at``; where those are outside, any index serves, since it is not used."""
-    xp = array_module(at)
-    within = (at >= 0) & (at <= n - 1)
-    return xp.where(within, at, 0).astype(np.int64), within, weight
+class SampleInput(Function):
+    """gx[n, c, i] = sum over the (k, o) with at[n, k, o] = i of w[n, k, o] gy[n, c, o]"""
+
+    saves = (0, 1)
+
+    def __init__(self, at: Array, pixels: int) -> None:
+        self.at, self.pixels = at, pixels
+
+    def forward(self, gy: Array, w: Array) -> Array:
+        return kernels.sample_input(gy, w, self.at, self.pixels)
+
+    def backward(self, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        gy, w = self.saved_inputs
+        by_gy = Sample(self.at)(v, w) if self.needs_grad(0) else None
+        return by_gy, SampleWeight(self.at)(v, gy) if self.needs_grad(1) else None
 
 
-def _two(position: Tensor, n: int, padding_mode: str, align_corners: bool) -> list[Neighbour]:
-    """The two pixels around each position, weighted by nearness."""
-    position = _folded(position, n, padding_mode, align_corners)
-    left = array_module(position.data).floor(position.data)
-    t = position - Tensor.wrap(left)
-    return [_neighbour(left, n, 1 - t), _neighbour(left + 1, n, t)]
+class SampleWeight(Function):
+    """gw[n, k, o] = sum over c of x[n, c, at[n, k, o]] gy[n, c, o]"""
 
+    saves = (0, 1)
 
-def _one(position: Tensor, n: int, padding_mode: str, align_corners: bool) -> list[Neighbour]:
-    """The pixel nearest to each position; of two equally near the even one."""
-    position = _folded(position, n, padding_mode, align_corners)
-    xp = array_module(position.data)
-    nowhere = Tensor.wrap(xp.zeros(position.shape, bool))
-    # The weight 1, tied to the position so that the grid's gradient is 0, as torch's is, and not missing.
-    return [_neighbour(xp.rint(position.data), n, where(nowhere, position, 1.0))]
+    def __init__(self, at: Array) -> None:
+        self.at = at
 
+    def forward(self, x: Array, gy: Array) -> Array:
+        return kernels.sample_weight(x, gy, self.at)
 
-def _four(position: Tensor, n: int, padding_mode: str, align_corners: bool) -> list[Neighbour]:
-    """The four pixels around each position, weighted by Keys' cubic; each pixel is folded, not the position."""
-    first = array_module(position.data).floor(position.data)
-    weights = cubic_weights(position - Tensor.wrap(first), -0.75)
-    pixels = (_folded(Tensor.wrap(first + k), n, padding_mode, align_corners) for k in (-1, 0, 1, 2))
-    return [_neighbour(at.data, n, weight) for at, weight in zip(pixels, weights)]
-
-
-_NEIGHBOURS: dict[str, Callable[[Tensor, int, str, bool], list[Neighbour]]] = {
-    "bilinear": _two,
-    "nearest": _one,
-    "bicubic": _four,
-}
+    def backward(self, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, gy = self.saved_inputs
+        by_x = SampleInput(self.at, x.shape[2])(gy, v) if self.needs_grad(0) else None
+        return by_x, Sample(self.at)(x, v) if self.needs_grad(1) else None
 
 
 # --------------------------------------------------------------------------------------------------

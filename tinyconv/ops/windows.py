@@ -46,7 +46,7 @@ def check_channels(op: str, input: Tensor) -> None:
 
 
 # --------------------------------------------------------------------------------------------------
-# Pixels by flat index: the two halves of max pooling, unpooling and grid sampling
+# Pixels by flat index: the two halves of max pooling and unpooling
 
 
 class TakePixels(Function):

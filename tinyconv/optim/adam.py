@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tinyconv import kernels
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.optim.optimizer import Optimizer, elementwise
+from tinyconv.optim.optimizer import Optimizer
 
 
 class Adam(Optimizer):
@@ -35,40 +35,16 @@ class Adam(Optimizer):
         options = dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
         super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
 
-    @elementwise
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
-        """The formula, with one array of scratch."""
-        xp, number = array_module(x), x.dtype.type
+        """The formula."""
         if not state:
-            state.update(step=0, exp_avg=xp.zeros_like(x), exp_avg_sq=xp.zeros_like(x))
-            if group["amsgrad"]:
-                state["max_exp_avg_sq"] = xp.zeros_like(x)
+            names = ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * group["amsgrad"]
+            state.update(step=0, **{name: array_module(x).zeros_like(x) for name in names})
         state["step"] += 1
         m, v = state["exp_avg"], state["exp_avg_sq"]
-        beta1, beta2 = group["betas"]
-        decay, lr = group["weight_decay"], group["lr"]
-        if group["maximize"]:
-            g = -g
-        if decay and self.decoupled:
-            x *= number(1 - lr * decay)
-        elif decay:
-            g = g + x * number(decay)
-        scratch = g - m
-        scratch *= number(1 - beta1)
-        m += scratch
-        v *= number(beta2)
-        xp.multiply(g, g, out=scratch)
-        scratch *= number(1 - beta2)
-        v += scratch
-        if group["amsgrad"]:
-            largest = state["max_exp_avg_sq"]
-            v = xp.maximum(largest, v, out=largest)
-        xp.sqrt(v, out=scratch)
-        scratch /= number(math.sqrt(1 - beta2 ** state["step"]))
-        scratch += number(group["eps"])
-        xp.divide(m, scratch, out=scratch)
-        scratch *= number(lr / (1 - beta1 ** state["step"]))
-        x -= scratch
+        largest = state["max_exp_avg_sq"] if group["amsgrad"] else None
+        options = group["lr"], *group["betas"], group["eps"], group["weight_decay"], self.decoupled, group["maximize"]
+        kernels.adam_step(x, g, m, v, largest, state["step"], *options)
 
 
 class AdamW(Adam):

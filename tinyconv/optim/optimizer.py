@@ -5,18 +5,11 @@ both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from tinyconv.autograd import Tensor, enable_grad
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.kernels.threads import parallel
-
-Update = TypeVar("Update", bound=Callable[..., None])
-
-_BLOCK = 1 << 16  # elements updated at a time; with fewer, threads mostly wait for the interpreter's lock
 
 
 class Optimizer:
@@ -94,7 +87,7 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(_vector(p), _vector(p.grad), self.state.setdefault(p, {}), group)
+                    self.update(_vector(p), _vector(p.grad), self.state.setdefault(p, {}), group)
                     p.changed()
         return loss
 
@@ -103,30 +96,6 @@ class Optimizer:
         options.
         """
         raise NotImplementedError(f"{self._name}: update is not written.")
-
-    def _update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
-        """:meth:`update`, of a large parameter block by block: the blocks stay in the cache, and threads share them.
-
-        Only where ``update`` is marked :func:`elementwise`. The first step makes the state, of the whole arrays.
-        """
-        arrays = [x, g, *(value for value in state.values() if hasattr(value, "shape"))]
-        marked = getattr(self.update, "elementwise", False)
-        if not (marked and state and x.size > 2 * _BLOCK and all(_flat(a) and a.shape == x.shape for a in arrays)):
-            self.update(x, g, state, group)
-            return
-        x, g = x.reshape(-1), g.reshape(-1)
-        numbers: dict[str, Any] = {}
-
-        def work(first: int, last: int) -> None:
-            for block in range(first, last):
-                part = slice(block * _BLOCK, (block + 1) * _BLOCK)
-                own = {key: v.reshape(-1)[part] if hasattr(v, "shape") else v for key, v in state.items()}
-                self.update(x[part], g[part], own, group)
-                if block == 0:
-                    numbers.update({key: v for key, v in own.items() if not hasattr(v, "shape")})
-
-        parallel(work, -(-x.size // _BLOCK), 2.0 * x.size)
-        state.update(numbers)
 
     def state_dict(self) -> dict[str, Any]:
         """{"state": {number of the parameter: its state}, "param_groups": [options, with numbers as "params"]}.
@@ -166,17 +135,6 @@ class Optimizer:
             for group in self.param_groups
         ]
         return f"{self._name}({'; '.join(groups)})"
-
-
-def elementwise(update: Update) -> Update:
-    """Marks an ``update`` that treats every number of a parameter alike, by itself, and changes its arrays in place."""
-    update.elementwise = True  # type: ignore[attr-defined]
-    return update
-
-
-def _flat(a: Array) -> bool:
-    """True for a NumPy array whose elements lie one after the other."""
-    return isinstance(a, np.ndarray) and a.flags.c_contiguous
 
 
 def _vector(t: Tensor) -> Array:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tinyconv import kernels
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.optim.optimizer import Optimizer, elementwise
+from tinyconv.optim.optimizer import Optimizer
 
 
 class RMSprop(Optimizer):
@@ -38,42 +39,12 @@ class RMSprop(Optimizer):
         if not group["alpha"] >= 0:
             raise ValueError(f"RMSprop: alpha must not be negative, but is {group['alpha']}.")
 
-    @elementwise
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
-        """The formula, with one array of scratch."""
-        xp, number = array_module(x), x.dtype.type
+        """The formula."""
         if not state:
-            state.update(step=0, square_avg=xp.zeros_like(x))
-            if group["momentum"]:
-                state["momentum_buffer"] = xp.zeros_like(x)
-            if group["centered"]:
-                state["grad_avg"] = xp.zeros_like(x)
+            names = ["square_avg"] + ["momentum_buffer"] * bool(group["momentum"]) + ["grad_avg"] * group["centered"]
+            state.update(step=0, **{name: array_module(x).zeros_like(x) for name in names})
         state["step"] += 1
-        if group["maximize"]:
-            g = -g
-        if group["weight_decay"]:
-            g = g + x * number(group["weight_decay"])
-        v, past = state["square_avg"], number(1 - group["alpha"])
-        v *= number(group["alpha"])
-        scratch = g * g
-        scratch *= past
-        v += scratch
-        if group["centered"]:
-            mean = state["grad_avg"]
-            xp.subtract(g, mean, out=scratch)
-            scratch *= past
-            mean += scratch
-            xp.multiply(mean, mean, out=scratch)
-            xp.subtract(v, scratch, out=scratch)
-            xp.sqrt(scratch, out=scratch)
-        else:
-            xp.sqrt(v, out=scratch)
-        scratch += number(group["eps"])
-        xp.divide(g, scratch, out=scratch)
-        if group["momentum"]:
-            buffer = state["momentum_buffer"]
-            buffer *= number(group["momentum"])
-            buffer += scratch
-            scratch[...] = buffer
-        scratch *= number(group["lr"])
-        x -= scratch
+        v, mean, b = state["square_avg"], state.get("grad_avg"), state.get("momentum_buffer")
+        options = (group[name] for name in ("lr", "alpha", "eps", "weight_decay", "momentum", "maximize"))
+        kernels.rmsprop_step(x, g, v, mean, b, *options)

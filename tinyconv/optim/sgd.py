@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tinyconv import kernels
 from tinyconv.autograd.tensor import Array
-from tinyconv.optim.optimizer import Optimizer, elementwise
+from tinyconv.kernels.arrays import array_module
+from tinyconv.optim.optimizer import Optimizer
 
 
 class SGD(Optimizer):
@@ -39,23 +41,10 @@ class SGD(Optimizer):
                 f"dampening={group['dampening']}."
             )
 
-    @elementwise
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
-        """The formula, with one array of scratch."""
-        number = x.dtype.type
-        scratch = -g if group["maximize"] else g.copy()
-        if group["weight_decay"]:
-            scratch += x * number(group["weight_decay"])
-        if group["momentum"]:
-            v = state.get("momentum_buffer")
-            if v is None:
-                v = state["momentum_buffer"] = scratch.copy()
-            else:
-                v *= number(group["momentum"])
-                v += scratch * number(1 - group["dampening"])
-            if group["nesterov"]:
-                scratch += v * number(group["momentum"])
-            else:
-                scratch[...] = v
-        scratch *= number(group["lr"])
-        x -= scratch
+        """The formula; the first v, momentum 0 + g, is not dampened."""
+        v, dampening = state.get("momentum_buffer"), group["dampening"]
+        if group["momentum"] and v is None:
+            v, dampening = state.setdefault("momentum_buffer", array_module(x).zeros_like(x)), 0.0
+        decay, how = group["weight_decay"], (group["nesterov"], group["maximize"])
+        kernels.sgd_step(x, g, v if group["momentum"] else None, group["lr"], group["momentum"], dampening, decay, *how)

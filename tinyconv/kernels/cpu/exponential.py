@@ -19,15 +19,29 @@ _ONE, _LEAST, _MOST = _f(1), _f(-104), _f(89)  # beyond them 0 and infinity
 
 
 @njit(nogil=True, cache=True)
-def exp(x):  # type: ignore[no-untyped-def]
-    """e^x of a float32."""
+def _parts(x):  # type: ignore[no-untyped-def]
+    """e^r - 1, and 2^n in two factors: each has a float32 where 2^n is infinite or subnormal."""
     z = _LEAST if x < _LEAST else x
     z = _MOST if z > _MOST else z
     n = (z * _LOG2E + _MAGIC) - _MAGIC
     r = z - n * _HIGH - n * _LOW
     p = ((((_P0 * r + _P1) * r + _P2) * r + _P3) * r + _P4) * r + _P5
     whole = np.int32(n) if n == n else np.int32(0)
-    half = whole >> 1  # 2^n in two factors: each has a float32 where 2^n is infinite or subnormal
+    half = whole >> 1
     first = np.int32((half + 127) << 23).view(np.float32)
     second = np.int32((whole - half + 127) << 23).view(np.float32)
-    return (p * r * r + r + _ONE) * first * second
+    return p * r * r + r, first, second
+
+
+@njit(nogil=True, cache=True)
+def exp(x):  # type: ignore[no-untyped-def]
+    """e^x of a float32."""
+    more, first, second = _parts(x)
+    return (more + _ONE) * first * second
+
+
+@njit(nogil=True, cache=True)
+def expm1(x):  # type: ignore[no-untyped-def]
+    """e^x - 1 of a float32, to the last digits near 0 too: 2^n (e^r - 1) + (2^n - 1)."""
+    more, first, second = _parts(x)
+    return more * first * second + (first * second - _ONE)

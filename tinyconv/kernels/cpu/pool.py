@@ -26,6 +26,7 @@ from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels.arrays import Array
 from tinyconv.kernels.axismap import AxisMap, axis_map
 from tinyconv.kernels.cpu.memory import plain
+from tinyconv.kernels.cpu.product import leaf
 from tinyconv.kernels.threads import parallel
 
 _ONE = axis_map(1, [[0]], [[1]], np.float32)  # of an axis of size 1
@@ -165,25 +166,44 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     return y, indices
 
 
-@njit(nogil=True, cache=True)
-def adaptive_rows(first, last, x, y, indices, ends_d, in_d, ends_h, in_h, ends_w, in_w):  # type: ignore[no-untyped-def]
-    """Rows [first, last) of all planes; output o of an axis reads the pixels in[ends[o]] to in[ends[o + 1]]."""
-    height, width = np.uintp(x.shape[2]), np.uintp(x.shape[3])
+@leaf
+def _raise_columns(best, at, x, p, d, h, begin):  # type: ignore[no-untyped-def]
+    """Raise the largest pixel of each column, and its flat index, to those of a row where these win."""
+    for w in range(best.size):
+        old, value = best[w], x[p, d, h, w]
+        wins = (value > old) | (value != value)
+        best[w] = value if wins else old
+        at[w] = np.int32(begin + w) if wins else at[w]
+
+
+@leaf
+def adaptive_rows(first, last, best, at, x, y, indices, ends_d, in_d, ends_h, in_h, ends_w, in_w):  # type: ignore[no-untyped-def]
+    """Rows [first, last) of all planes; output o of an axis reads the pixels in[ends[o]] to in[ends[o + 1]].
+
+    The largest of each column first, row by row; then of the columns. There the first of equals is that with the lower
+    index, and the last NaN that with the higher. best and at: scratch of a row of x.
+    """
     for item in range(first, last):
         rest, oh = divmod(item, y.shape[2])
         p, od = divmod(rest, y.shape[1])
+        begin = (in_d[ends_d[od]] * np.uintp(x.shape[2]) + in_h[ends_h[oh]]) * np.uintp(x.shape[3])
+        for w in range(best.size):  # the first pixel, where no other is larger
+            best[w], at[w] = x[p, in_d[ends_d[od]], in_h[ends_h[oh]], w], begin + np.uintp(w)
+        for nd in range(ends_d[od], ends_d[od + 1]):
+            for nh in range(ends_h[oh], ends_h[oh + 1]):
+                d, h = in_d[nd], in_h[nh]
+                _raise_columns(best, at, x, p, d, h, (d * np.uintp(x.shape[2]) + h) * np.uintp(x.shape[3]))
         for ow in range(y.shape[3]):
-            d, h, w = in_d[ends_d[od]], in_h[ends_h[oh]], in_w[ends_w[ow]]
-            best, at = x[p, d, h, w], (d * height + h) * width + w  # the first pixel, where no other is larger
-            for nd in range(ends_d[od], ends_d[od + 1]):
-                for nh in range(ends_h[oh], ends_h[oh + 1]):
-                    d, h = in_d[nd], in_h[nh]
-                    for nw in range(ends_w[ow], ends_w[ow + 1]):
-                        w = in_w[nw]
-                        value = x[p, d, h, w]
-                        if value > best or value != value:
-                            best, at = value, (d * height + h) * width + w
-            y[p, od, oh, ow], indices[p, od, oh, ow] = best, at
+            top, place = best[in_w[ends_w[ow]]], at[in_w[ends_w[ow]]]
+            for nw in range(ends_w[ow] + np.uintp(1), ends_w[ow + 1]):
+                value, index = best[in_w[nw]], at[in_w[nw]]
+                if value != value:
+                    wins = top == top or index > place
+                else:
+                    wins = value > top or (value == top and index < place)
+                if wins:
+                    top, place = value, index
+            y[p, od, oh, ow], indices[p, od, oh, ow] = top, place
 
 
 def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
@@ -196,9 +216,11 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
     lists = [a.astype(np.uintp) for m in [_ONE] * (3 - len(maps)) + list(maps) for a in (m.ends, m.inputs)]
 
     def work(first: int, last: int) -> None:
-        adaptive_rows(first, last, pixels, best, at, *lists)
+        top, place = np.empty(pixels.shape[3], pixels.dtype), np.empty(pixels.shape[3], np.int32)
+        adaptive_rows(first, last, top, place, pixels, best, at, *lists)
 
-    parallel(work, prod(best.shape[:3]), 2.0 * len(pixels) * prod(len(m.inputs) for m in maps))
+    rows = prod(len(m.inputs) for m in maps[:-1])
+    parallel(work, prod(best.shape[:3]), len(pixels) * (0.5 * rows * pixels.shape[3] + 2.0 * prod(output)))
     return y, indices
 
 
