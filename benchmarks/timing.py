@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable
 #: then ("forward", then "both").
 Side = Callable[[], Generator[str, None, None]]
 
-SETTLE = 0.005  # seconds of calls that are not timed, at the start of a turn
+SETTLE = 0.03  # seconds of calls that are not timed, at the start of a turn: OpenBLAS idles for some 20 ms
 LONG = 0.2  # seconds; a call this long settles within itself
 TURN = 0.02  # seconds of timed calls in a turn, one call at least
 
