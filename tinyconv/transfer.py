@@ -90,7 +90,8 @@ def replace_head(model: M, num_classes: int) -> M:
         elif isinstance(old, RBF):
             new = nn.Linear(old.code.shape[1], num_classes)
         else:
-            new = type(old)(old.in_channels, num_classes, old.kernel_size)
+            kind: Any = type(old)  # a convolution
+            new = kind(old.in_channels, num_classes, old.kernel_size)
         example = next(iter(old.state_dict().values()))
         parent, _, last = name.rpartition(".")
         model.get_submodule(parent).add_module(last, new.to(example.dtype).to(example.device).train(old.training))
