@@ -548,3 +548,12 @@ def test_seeded() -> None:
     first = nn.Conv2d(2, 3, 3).weight.data
     tinyconv.manual_seed(3)
     np.testing.assert_array_equal(nn.Conv2d(2, 3, 3).weight.data, first)
+
+
+def test_load_state_dict_names_five_and_what_is_near() -> None:
+    model = nn.Sequential(*[nn.Linear(2, 2) for _ in range(4)])
+    with pytest.raises(ValueError, match=r"unexpected: module.0.weight \(near 0.weight\)") as caught:
+        model.load_state_dict({f"module.{name}": t for name, t in model.state_dict().items()})
+    assert str(caught.value).count("and 3 more") == 2 and "3.bias" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"shape \(1,\), but the module's has \(2, 2\).*; and 3 more"):
+        model.load_state_dict({name: np.ones(1) for name in model.state_dict()})

@@ -127,7 +127,7 @@ uint8, int8, int16, int32, int64 = (np.dtype(t) for t in (np.uint8, np.int8, np.
 bool = np.dtype(np.bool_)
 
 #: Rooms that are imported at first use, so that ``import tinyconv`` stays quick.
-_ROOMS = ("data", "explain", "functional", "imaging", "io", "metrics", "models", "nn", "optim", "training")
+_ROOMS = ("data", "explain", "functional", "imaging", "io", "metrics", "models", "nn", "optim", "training", "transfer")
 
 
 def __getattr__(name: str) -> Any:

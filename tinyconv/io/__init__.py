@@ -1,5 +1,5 @@
 """Files: tensors to disk and back, without pickle."""
 
-from tinyconv.io.tree import load, save
+from tinyconv.io.weights import load, save
 
 __all__ = ["load", "save"]

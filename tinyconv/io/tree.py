@@ -2,14 +2,12 @@
 
 A state dict, or the whole state of a training, is a tree: dicts and lists whose leaves are arrays or JSON values. The
 arrays become the file's tensors, named by their path; the rest is JSON in its header. Nothing in such a file is
-ever executed. Written aside and renamed, so that a process that dies while writing leaves the old file whole.
+ever executed.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,41 +26,20 @@ def _safetensors() -> Any:
     return safetensors.numpy
 
 
-def save(tree: Any, path: str | os.PathLike[str]) -> None:
-    """Write a tree of dicts, lists, arrays, Tensors and JSON values to ``path``, all or nothing.
-
-    TypeError: a leaf of another kind, or a dict key that is not a string. ImportError: no safetensors.
-    """
+def encode(tree: Any) -> bytes:
+    """The bytes of a safetensors file that holds ``tree``."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     skeleton = _detach_arrays(tree, "", arrays)
-    data = _safetensors().save(arrays, metadata={_TREE: json.dumps(skeleton)})
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before the rename makes it the file
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    return _safetensors().save(arrays, metadata={_TREE: json.dumps(skeleton)})
 
 
-def load(path: str | os.PathLike[str]) -> Any:
-    """Read what :func:`save` wrote; arrays come back as NumPy arrays.
-
-    FileNotFoundError: no such file. ValueError: it is broken, or not such a file. ImportError: no safetensors.
-    """
-    safetensors = _safetensors()
-    path = Path(path)
-    data = path.read_bytes()
-    try:
-        arrays = safetensors.load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        skeleton = json.loads(header["__metadata__"][_TREE])
-        return _attach_arrays(skeleton, arrays)
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        raise ValueError(f"load: {path} is not a whole tinyconv file ({type(error).__name__}: {error}).") from None
+def decode(data: bytes) -> Any:
+    """The tree in those bytes; of a safetensors file that others wrote, name -> array."""
+    arrays = _safetensors().load(data)  # refuses a header that claims more than there is, before it allocates
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    if _TREE not in header.get("__metadata__", {}):
+        return arrays
+    return _attach_arrays(json.loads(header["__metadata__"][_TREE]), arrays)
 
 
 def _detach_arrays(node: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -246,9 +247,10 @@ class Module:
     # State
 
     def train(self: M, mode: bool = True) -> M:
-        """Training mode here and below: dropout drops, batch norm uses the batch's statistics."""
-        for module in self.modules():
-            module.training = mode
+        """Training mode here and below: dropout drops, batch norm uses the batch's statistics unless frozen."""
+        self.training = mode
+        for module in self.children():
+            module.train(mode)
         return self
 
     def eval(self: M) -> M:
@@ -305,8 +307,8 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
         """Copy Tensors or arrays of ``state_dict`` into the parameters and buffers of the same names.
 
-        All or nothing: ValueError, which lists every missing, unexpected and misshapen name, comes before the first
-        copy. ``strict=False`` allows missing and unexpected names and returns them.
+        All or nothing: ValueError, which lists the missing, unexpected and misshapen names (five of each at most, with
+        near names), comes before the first copy. ``strict=False`` allows missing and unexpected names and returns them.
         """
         own = self.state_dict()
         missing = [name for name in own if name not in state_dict]
@@ -317,10 +319,11 @@ class Module:
             for name, array in given.items()
             if array.shape != own[name].shape
         ]
+        faults = [_some(faults, separator="; ")] if faults else []
         if strict and unexpected:
-            faults.insert(0, f"unexpected: {', '.join(unexpected)}")
+            faults.insert(0, f"unexpected: {_some(unexpected, missing)}")
         if strict and missing:
-            faults.insert(0, f"missing: {', '.join(missing)}")
+            faults.insert(0, f"missing: {_some(missing)}")
         if faults:
             raise ValueError(f"load_state_dict: this is not the state of a {type(self).__name__}: {'; '.join(faults)}.")
         for name, array in given.items():
@@ -343,6 +346,13 @@ class Module:
             return f"{type(self).__name__}({', '.join(lines)})"
         body = "\n  ".join(lines + below)
         return f"{type(self).__name__}(\n  {body}\n)"
+
+
+def _some(names: list[str], wanted: Collection[str] = (), separator: str = ", ") -> str:
+    """The first five, each with that of ``wanted`` which it resembles, and how many more there are."""
+    near = {name: get_close_matches(str(name), wanted, n=1) for name in names[:5]}
+    listed = [f"{name} (near {match[0]})" if match else str(name) for name, match in near.items()]
+    return separator.join(listed + ([f"and {len(names) - 5} more"] if len(names) > 5 else []))
 
 
 def _array(value: Any, name: str) -> Array:

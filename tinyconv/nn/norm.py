@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from tinyconv.autograd.dtypes import default_float
 from tinyconv.nn import init
 from tinyconv.nn.linear import new_parameter
 from tinyconv.nn.module import Module, Parameter
+
+S = TypeVar("S", bound="_WithStatistics")
 
 
 class _Norm(Module):
@@ -39,6 +41,7 @@ class _WithStatistics(_Norm):
     axes: ClassVar[tuple[int, ...]]  # numbers of axes that an input may have
     layout: ClassVar[str]
     shown = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+    frozen = False
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -62,6 +65,10 @@ class _WithStatistics(_Norm):
         self.register_buffer("running_var", Tensor(np.ones(num_features, default_float)) if tracked else None)
         self.register_buffer("num_batches_tracked", Tensor(np.zeros((), np.int64)) if tracked else None)
         self.reset_parameters()
+
+    def train(self: S, mode: bool = True) -> S:
+        """Module.train, but frozen layers stay in evaluation: see tinyconv.transfer.freeze."""
+        return super().train(mode and not self.frozen)
 
     def reset_running_stats(self) -> None:
         """Forget what was seen: mean 0, variance 1."""
