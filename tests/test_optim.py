@@ -410,7 +410,7 @@ def block(lib: Any) -> Any:
 def test_decay_spares_norms_and_biases() -> None:
     """Without gradients, AdamW's step is the decay alone: p (1 - lr weight_decay) where there is one."""
     model = block(nn)
-    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+    before = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     model[5].bias.requires_grad = False
     optimizer = optim.AdamW(optim.decay_groups(model, 0.5), lr=0.1)
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(before) - 1  # the frozen one is left out

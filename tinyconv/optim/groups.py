@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyconv.nn import Module
+from tinyconv.nn import Module, Parameter
 from tinyconv.nn.norm import _Norm
 
 
@@ -18,7 +18,8 @@ def decay_groups(module: Module, weight_decay: float) -> list[dict[str, Any]]:
     frozen ones are left out, and so is an empty group. Source: He et al., "Bag of tricks", CVPR 2019, section 3.1.
     """
     in_norms = {id(p) for m in module.modules() if isinstance(m, _Norm) for p in m.parameters(recurse=False)}
-    decayed, others = [], []
+    decayed: list[Parameter] = []
+    others: list[Parameter] = []
     for name, p in module.named_parameters():
         if p.requires_grad:
             spared = id(p) in in_norms or p.ndim < 2 or name.split(".")[-1] == "bias"
