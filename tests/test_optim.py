@@ -359,3 +359,99 @@ def test_a_large_parameter_is_updated_in_blocks_to_the_same_bits(make: Any, rung
     np.testing.assert_array_equal(large.data, np.stack([p.data for p in small]))
     states = one.state[large], many.state[small[0]]
     assert states[0].keys() == states[1].keys() and states[0].get("step") == states[1].get("step")
+
+
+# --------------------------------------------------------------------------------------------------
+# Warm-up, decay groups, averages
+
+
+def chains(lib: Any, optimizer: Any, kind: str) -> Any:
+    if kind == "warm-up":
+        parts = [lib.LinearLR(optimizer, 0.1, total_iters=4), lib.CosineAnnealingLR(optimizer, T_max=8)]
+        return lib.SequentialLR(optimizer, parts, milestones=[4])
+    parts = [
+        lib.ConstantLR(optimizer, 0.5, total_iters=2),
+        lib.ExponentialLR(optimizer, 0.9),
+        lib.StepLR(optimizer, 2, gamma=0.5),
+    ]
+    return lib.SequentialLR(optimizer, parts, milestones=[3, 7])
+
+
+@pytest.mark.parametrize("kind", ["warm-up", "three"])
+def test_sequential_as_torch_and_after_a_break(kind: str) -> None:
+    ours = optim.SGD([{"params": [Tensor([1.0], True)], "lr": 0.4}, {"params": [Tensor([1.0], True)]}], lr=0.1)
+    theirs = torch.optim.SGD([{"params": [torch.ones(1)], "lr": 0.4}, {"params": [torch.ones(1)]}], lr=0.1)
+    a, b = chains(S, ours, kind), chains(torch.optim.lr_scheduler, theirs, kind)
+    for step in range(12):
+        assert [g["lr"] for g in ours.param_groups] == pytest.approx([g["lr"] for g in theirs.param_groups], rel=1e-12)
+        assert a.get_last_lr() == [g["lr"] for g in ours.param_groups]
+        if step == 5:
+            state = json.loads(json.dumps(a.state_dict()))
+            a = chains(S, ours, kind)
+            a.load_state_dict(state)
+        theirs.step()
+        a.step()
+        b.step()
+
+
+def test_sequential_refuses_what_does_not_fit() -> None:
+    first, second = (optim.SGD([Tensor([1.0], True)], lr=0.1) for _ in range(2))
+    with pytest.raises(ValueError, match="1 milestones"):
+        S.SequentialLR(first, [S.ExponentialLR(first, 0.9), S.ExponentialLR(first, 0.9)], [])
+    for wrong in (S.ExponentialLR(second, 0.9), S.ReduceLROnPlateau(first)):
+        with pytest.raises(ValueError, match=r"schedulers\[0\]"):
+            S.SequentialLR(first, [wrong], [])
+
+
+def block(lib: Any) -> Any:
+    return lib.Sequential(
+        lib.Conv2d(1, 2, 3), lib.BatchNorm2d(2), lib.PReLU(), lib.LayerNorm((2, 4, 4)), lib.Flatten(), lib.Linear(32, 3)
+    )
+
+
+def test_decay_spares_norms_and_biases() -> None:
+    """Without gradients, AdamW's step is the decay alone: p (1 - lr weight_decay) where there is one."""
+    model = block(nn)
+    before = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    model[5].bias.requires_grad = False
+    optimizer = optim.AdamW(optim.decay_groups(model, 0.5), lr=0.1)
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(before) - 1  # the frozen one is left out
+    for p in model.parameters():
+        p.grad = Tensor(np.zeros(p.shape, np.float32))
+    optimizer.step()
+    for name, p in model.named_parameters():
+        factor = 0.95 if name in ("0.weight", "5.weight") else 1.0
+        np.testing.assert_allclose(p.detach().numpy(), before[name] * factor, rtol=1e-6, err_msg=name)
+    assert [g["weight_decay"] for g in optim.decay_groups(nn.BatchNorm2d(3), 0.5)] == [0.0]
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_averages_as_torch(kind: str, use_buffers: bool) -> None:
+    from torch.optim import swa_utils as theirs_utils
+
+    ours, theirs = block(nn), block(torch.nn)
+    averages = []
+    for model, lib in ((ours, optim.swa_utils), (theirs, theirs_utils)):
+        function = lib.get_ema_avg_fn(0.7) if kind == "ema" else lib.get_swa_avg_fn()
+        averages.append(lib.AveragedModel(model, avg_fn=function, use_buffers=use_buffers))
+    rng = np.random.default_rng(0)
+    for step in range(5):
+        state = {
+            name: rng.standard_normal(t.shape).astype(np.float32) if t.ndim else np.array(7 + step)
+            for name, t in ours.state_dict().items()
+        }
+        ours.load_state_dict(state)
+        theirs.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+        averages[0].update_parameters(ours)
+        averages[1].update_parameters(theirs)
+    expected = averages[1].state_dict()
+    assert averages[0].state_dict().keys() == expected.keys()
+    for name, value in averages[0].state_dict().items():
+        if "num_batches" not in name or not use_buffers:
+            np.testing.assert_allclose(value.numpy(), expected[name].numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_the_decay_of_an_average_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        optim.swa_utils.get_ema_avg_fn(1.5)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tinyconv").rglob("*.py"))
 OPTIONAL = {
     "IPython", "PIL", "anywidget", "cupy", "matplotlib", "nibabel", "nilearn", "numba", "safetensors", "scipy",
-    "skimage", "sklearn", "threadpoolctl", "torch", "tqdm", "traitlets",
+    "skimage", "sklearn", "tensorboardX", "threadpoolctl", "torch", "tqdm", "traitlets",
 }  # fmt: skip
 
 

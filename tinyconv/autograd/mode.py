@@ -1,4 +1,4 @@
-"""Switches of the tape, one set a thread: is it recording, and is it looking for anomalies."""
+"""Switches of the tape, one set a thread: is it recording, looking for anomalies, repeating an earlier pass."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import TracebackType
 class _Switches(threading.local):
     recording = True
     anomaly = False
+    repeating = False
 
 
 switches = _Switches()
@@ -61,6 +62,15 @@ class detect_anomaly(_Switch):
 
     def __init__(self) -> None:
         super().__init__("anomaly", True)
+
+
+class repeating(_Switch):
+    """``with repeating():`` a forward pass that was made before is made again, so running statistics stay as they
+    are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("repeating", True)
 
 
 def is_grad_enabled() -> bool:

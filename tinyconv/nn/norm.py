@@ -10,6 +10,7 @@ import numpy as np
 from tinyconv import functional as F
 from tinyconv.autograd import Tensor
 from tinyconv.autograd.dtypes import default_float
+from tinyconv.autograd.mode import switches
 from tinyconv.nn import init
 from tinyconv.nn.linear import new_parameter
 from tinyconv.nn.module import Module, Parameter
@@ -100,7 +101,8 @@ class _BatchNorm(_WithStatistics):
         seen = int(self.num_batches_tracked.data) + 1
         momentum = 1 / seen if self.momentum is None else self.momentum
         y = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
-        init.constant_(self.num_batches_tracked, seen)
+        if not switches.repeating:
+            init.constant_(self.num_batches_tracked, seen)
         return y
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor, enable_grad, grad, is_grad_enabled
+from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.convert import as_tensor
@@ -138,7 +139,7 @@ def _update(running: Tensor | None, new: Array, momentum: float) -> Array | None
 
 
 def _store(running: Tensor | None, value: Array | None) -> None:
-    if running is not None:
+    if running is not None and not switches.repeating:  # each batch counts once
         running.data[...] = value
         running.changed()
 

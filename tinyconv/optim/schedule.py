@@ -272,6 +272,58 @@ class OneCycleLR(LRScheduler):
                     group["momentum"] = momentum
 
 
+class SequentialLR(LRScheduler):
+    """One schedule after the other: ``schedulers[i]`` from step milestones[i - 1] on, its t counted from there.
+
+        warm_up = LinearLR(optimizer, start_factor=0.1, total_iters=5)
+        rest = CosineAnnealingLR(optimizer, T_max=45)
+        scheduler = SequentialLR(optimizer, [warm_up, rest], milestones=[5])
+
+    All schedules are of the same optimiser. ValueError for others, for a ReduceLROnPlateau, and unless there is one
+    milestone less than schedules. A warm-up against large first steps: Goyal et al., 2017, section 2.2.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: Sequence[LRScheduler],
+        milestones: Sequence[int],
+        last_epoch: int = -1,
+    ) -> None:
+        self.schedulers, self.milestones = list(schedulers), list(milestones)
+        if not self.schedulers or len(self.milestones) != len(self.schedulers) - 1:
+            raise ValueError(
+                f"SequentialLR: {len(self.schedulers)} schedulers need {max(len(self.schedulers) - 1, 0)} milestones, "
+                f"but there are {len(self.milestones)}. Give at least one scheduler."
+            )
+        for position, scheduler in enumerate(self.schedulers):
+            if not isinstance(scheduler, LRScheduler) or scheduler.optimizer is not optimizer:
+                raise ValueError(
+                    f"SequentialLR: schedulers[{position}], a {type(scheduler).__name__}, must be a schedule of t of "
+                    f"the same optimizer."
+                )
+        super().__init__(optimizer, last_epoch)
+
+    def step(self) -> None:
+        """t <- t + 1, and a step of the schedule whose turn it is."""
+        self.last_epoch += 1
+        turn = bisect_right(self.milestones, self.last_epoch)
+        scheduler = self.schedulers[turn]
+        scheduler.last_epoch = self.last_epoch - (self.milestones[turn - 1] if turn else 0) - 1
+        scheduler.step()
+        self._last_lr = scheduler.get_last_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this schedule remembers, and each of ``schedulers``."""
+        return {**super().state_dict(), "schedulers": [scheduler.state_dict() for scheduler in self.schedulers]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "schedulers"})
+        for scheduler, state in zip(self.schedulers, state_dict["schedulers"]):
+            scheduler.load_state_dict(state)
+
+
 class ReduceLROnPlateau(_State):
     """lr <- max(factor lr, min_lr) when the metric has not improved for more than ``patience`` calls of
     ``step(metric)``.

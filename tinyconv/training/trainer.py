@@ -28,6 +28,10 @@ from tinyconv.nn.utils import clip_grad_norm_
 from tinyconv.ops.random import get_rng_state, set_rng_state
 from tinyconv.optim import Optimizer
 from tinyconv.optim.schedule import ReduceLROnPlateau
+from tinyconv.optim.swa_utils import AveragedModel
+
+#: Inputs and class numbers, as a loader yields them.
+Batch = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
 class Callback:
@@ -35,6 +39,9 @@ class Callback:
 
     def on_epoch_start(self, trainer: Trainer) -> None:
         """Before the first batch of an epoch, also of one that is resumed in its middle."""
+
+    def on_gradients(self, trainer: Trainer) -> None:
+        """Before each step, and before clipping: ``p.grad`` of the parameters is that of the batch."""
 
     def on_batch_end(self, trainer: Trainer) -> None:
         """After each step; ``trainer.running()`` has the epoch's averages so far."""
@@ -87,10 +94,12 @@ class Trainer:
     """Trains ``model`` to a small ``loss(scores, targets)``.
 
     loader, validation: yield (inputs, targets) as NumPy arrays, targets class numbers; ``loader`` has ``state_dict``
-    as :class:`tinyconv.data.DataLoader`. scheduler: a learning-rate schedule, stepped once an epoch, or after every
-    batch with ``schedule_batches``. summary: confusion matrix -> {name: number}, for the progress and the history.
-    clip_norm: largest norm of the whole gradient. checkpoint: a file written after every epoch and on Ctrl-C;
-    ``config`` is kept in it.
+    and a length as :class:`tinyconv.data.DataLoader`. scheduler: a learning-rate schedule, stepped once an epoch, or
+    after every step with ``schedule_batches``. summary: confusion matrix -> {name: number}, for the progress and the
+    history. clip_norm: largest norm of the whole gradient. accumulate: batches of the loader in one step, whose
+    gradient is that of their union if the loss is a mean over the samples (batch norm still sees each batch by
+    itself). average: of the weights, brought up to date after each step; the validation is then the average's.
+    checkpoint: a file written after every epoch and on Ctrl-C; ``config`` is kept in it.
     """
 
     def __init__(
@@ -105,12 +114,17 @@ class Trainer:
         schedule_batches: bool = False,
         summary: Callable[[np.ndarray[Any, Any]], dict[str, float]] = accuracy_summary,
         clip_norm: float | None = None,
+        accumulate: int = 1,
+        average: AveragedModel | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         config: dict[str, Any] | None = None,
         device: str = "cpu",
     ) -> None:
+        if accumulate < 1:
+            raise ValueError(f"Trainer: accumulate must be at least 1, but is {accumulate}.")
         self.model, self.optimizer, self.loss, self.loader = model.to(device), optimizer, loss, loader
+        self.accumulate, self.average = accumulate, None if average is None else average.to(device)
         self.validation, self.scheduler, self.schedule_batches = validation, scheduler, schedule_batches
         self.summary, self.clip_norm, self.callbacks = summary, clip_norm, tuple(callbacks)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -133,7 +147,7 @@ class Trainer:
         """Train until ``epochs`` epochs are complete, counted from the very beginning, or a callback stops it.
 
         Returns the history: a row an epoch with loss, metrics, the same of the validation as val_..., lr and seconds.
-        On Ctrl-C the running batch is finished, the checkpoint written, and KeyboardInterrupt raised.
+        On Ctrl-C the running step is finished, the checkpoint written, and KeyboardInterrupt raised.
         """
         with self._finishing_batches():
             while self.epoch < epochs and not self.stop:
@@ -141,8 +155,8 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_epoch_start(self)
                 self.model.train()
-                for inputs, targets in self.loader:
-                    self._step(inputs, targets)
+                for batches in self._groups():
+                    self._step(batches)
                     if self._interrupted:
                         self.save()
                         raise KeyboardInterrupt
@@ -158,28 +172,57 @@ class Trainer:
                 self.save()
         return self.history
 
-    def _step(self, inputs: np.ndarray[Any, Any], targets: np.ndarray[Any, Any]) -> None:
-        """One gradient step on one batch."""
-        scores = self.model(Tensor(inputs).to(self.device))
-        loss = self.loss(scores, Tensor(targets).to(self.device))
+    def _groups(self) -> Iterator[list[Batch]]:
+        """The batches of each step: ``accumulate``, or those that are left in the epoch.
+
+        After the last batch the loader is not asked again before the step: its position would be the next epoch's.
+        """
+        group: list[Batch] = []
+        for batch in self.loader:
+            group.append(batch)
+            if len(group) == self.accumulate or self.loader.state_dict()["batch"] == len(self.loader):
+                yield group
+                group = []
+
+    def gradient(self, batches: Sequence[Batch]) -> list[tuple[float, Tensor, np.ndarray[Any, Any]]]:
+        """Put the gradient of the mean loss over all samples of ``batches`` into the parameters.
+
+        Returns (loss, scores, targets) of each batch. A batch weighs as many samples as it has.
+        """
+        samples = sum(len(targets) for _, targets in batches)
+        results = []
         self.optimizer.zero_grad()
-        loss.backward()
+        for inputs, targets in batches:
+            scores = self.model(Tensor(inputs).to(self.device))
+            loss = self.loss(scores, Tensor(targets).to(self.device))
+            (loss * (len(targets) / samples)).backward()
+            results.append((loss.item(), scores.detach(), targets))
+        return results
+
+    def _step(self, batches: Sequence[Batch]) -> None:
+        """One gradient step on ``accumulate`` batches, or on those that are left in the epoch."""
+        results = self.gradient(batches)
+        for callback in self.callbacks:
+            callback.on_gradients(self)
         if self.clip_norm is not None:
             clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         if self.scheduler is not None and self.schedule_batches:
             self.scheduler.step()
-        self.totals.add(loss.item(), scores, targets)
+        for result in results:
+            self.totals.add(*result)
         for callback in self.callbacks:
             callback.on_batch_end(self)
 
     def evaluate(self, prefix: str = "") -> dict[str, float]:
         """Loss and metrics on the validation set, in evaluation mode and without gradients; {} without one."""
         totals = Totals(self.summary)
-        self.model.eval()
+        model = (self.model if self.average is None else self.average).eval()
         with no_grad():
             for inputs, targets in self.validation or ():
-                scores = self.model(Tensor(inputs).to(self.device))
+                scores = model(Tensor(inputs).to(self.device))
                 totals.add(self.loss(scores, Tensor(targets).to(self.device)).item(), scores, targets)
         return totals.averages(prefix)
 
@@ -191,17 +234,21 @@ class Trainer:
         return {
             "config": self.config,
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "loader": self.loader.state_dict(),
             "random": get_rng_state(),
             "history": self.history,
             "totals": self.totals.state_dict(),
+            "stop": self.stop,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken: the same bits as without the break."""
         self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
@@ -209,6 +256,7 @@ class Trainer:
         set_rng_state(state["random"])
         self.history = state["history"]
         self.totals.load_state_dict(state["totals"])
+        self.stop = state["stop"]
 
     def save(self) -> None:
         """Write the checkpoint, if the trainer has a file for it."""
@@ -217,7 +265,7 @@ class Trainer:
 
     @contextmanager
     def _finishing_batches(self) -> Iterator[None]:
-        """Ctrl-C inside lets the running batch finish; the second one interrupts at once."""
+        """Ctrl-C inside lets the running step finish; the second one interrupts at once."""
         if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
             yield
             return
@@ -250,60 +298,3 @@ def one_blas_thread() -> AbstractContextManager[Any]:
         ) from None
     limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
     return limits
-
-
-class EarlyStopping(Callback):
-    """Stops when ``monitor`` has not improved for ``patience`` epochs; ``mode`` 'min' or 'max'."""
-
-    def __init__(self, monitor: str = "val_loss", patience: int = 5, mode: str = "min") -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"EarlyStopping: mode must be 'min' or 'max', but is {mode!r}.")
-        self.monitor, self.patience, self.mode = monitor, patience, mode
-
-    def on_epoch_end(self, trainer: Trainer) -> None:
-        """Compare with the best epoch so far; the history is all the memory that it needs."""
-        if self.monitor not in trainer.history[-1]:
-            raise ValueError(
-                f"EarlyStopping: no {self.monitor!r} in the history; it has {sorted(trainer.history[-1])}."
-            )
-        values = np.array([row[self.monitor] for row in trainer.history])
-        best = int(np.argmin(values) if self.mode == "min" else np.argmax(values))
-        trainer.stop = len(values) - 1 - best >= self.patience
-
-
-class ProgressBar(Callback):
-    """A line an epoch: loss and metrics so far, images per second, time left."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-        self.bar: Any = None
-
-    def on_epoch_start(self, trainer: Trainer) -> None:
-        """Open the epoch's line."""
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            raise ImportError(
-                "ProgressBar: the progress is shown by tqdm, which is missing: pip install tqdm"
-            ) from None
-        self.done = trainer.totals.samples
-        self.bar = tqdm(
-            total=len(trainer.loader.dataset),
-            initial=self.done,
-            desc=f"epoch {trainer.epoch + 1:3d}/{self.epochs}",
-            unit="img",
-            dynamic_ncols=True,
-        )
-
-    def on_batch_end(self, trainer: Trainer) -> None:
-        """Move on by one batch."""
-        self.bar.set_postfix({key: f"{value:.3f}" for key, value in trainer.running().items()}, refresh=False)
-        self.bar.update(trainer.totals.samples - self.done)
-        self.done = trainer.totals.samples
-
-    def on_epoch_end(self, trainer: Trainer) -> None:
-        """Put the validation's figures at the end of the line, and close it."""
-        row = trainer.history[-1]
-        shown = {key: f"{value:.3f}" for key, value in row.items() if key not in ("epoch", "lr", "seconds")}
-        self.bar.set_postfix(shown)
-        self.bar.close()
