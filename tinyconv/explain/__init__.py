@@ -11,6 +11,7 @@ from tinyconv.explain.arithmetic import (
     solve,
     transposed_output_size,
 )
+from tinyconv.explain.attribution import feature_maps, grad_cam, guided_backpropagation, occlusion, saliency
 from tinyconv.explain.capture import Capture, capture, mismatch, probe
 from tinyconv.explain.debug import StepDebugger, break_at
 from tinyconv.explain.gallery import gallery
@@ -30,3 +31,4 @@ from tinyconv.explain.steps import Step, Term, Trace
 from tinyconv.explain.summary import Layer, Summary, summary
 from tinyconv.explain.text import format_sizes
 from tinyconv.explain.trace import example, trace
+from tinyconv.explain.views import plot_feature_maps, plot_filters, plot_heat

@@ -33,7 +33,7 @@ _PACE = 2  # steps a second of an animation
 
 def plot(trace: Trace, step: Step, g: Any = None) -> Figure:
     """The step as a matplotlib figure; ``trace.describe(step)`` is its alternative text, and its label."""
-    plt = _matplotlib("plot")
+    plt = require_matplotlib("plot")
     picture = _Picture(trace, [step], g)
     figure: Figure = plt.figure(figsize=picture.size)
     picture.draw(figure, 0)
@@ -42,14 +42,14 @@ def plot(trace: Trace, step: Step, g: Any = None) -> Figure:
 
 def animate(trace: Trace, by: str = "output", g: Any = None) -> FuncAnimation:
     """One frame a step; what the steps make appears as they make it."""
-    plt = _matplotlib("animate")
+    plt = require_matplotlib("animate")
     picture = _Picture(trace, list(trace.steps(by, g)), g, growing=True)
     return _animation(picture, plt.figure(figsize=picture.size))
 
 
 def save(trace: Trace, path: str | Path, by: str = "output", step: Step | None = None, g: Any = None) -> None:
     """Write the animation (.gif, .mp4), or the figure of ``step``, by default the first (.png, .svg)."""
-    _matplotlib("save")
+    require_matplotlib("save")
     from matplotlib import animation
     from matplotlib.figure import Figure
 
@@ -80,7 +80,8 @@ def _animation(picture: _Picture, figure: Figure) -> FuncAnimation:
     return FuncAnimation(figure, draw, frames=len(picture.steps), init_func=list, interval=1000 / _PACE)
 
 
-def _matplotlib(caller: str) -> Any:
+def require_matplotlib(caller: str) -> Any:
+    """matplotlib.pyplot; ImportError with the mend where it is missing."""
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
