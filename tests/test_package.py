@@ -16,7 +16,7 @@ import tinyconv
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "tinyconv").rglob("*.py"))
 OPTIONAL = {
-    "IPython", "PIL", "anywidget", "cupy", "matplotlib", "nibabel", "nilearn", "numba", "safetensors", "scipy",
+    "IPython", "PIL", "anywidget", "cupy", "matplotlib", "nibabel", "nilearn", "numba", "onnx", "safetensors", "scipy",
     "skimage", "sklearn", "tensorboardX", "threadpoolctl", "torch", "tqdm", "traitlets",
 }  # fmt: skip
 
