@@ -66,7 +66,9 @@ class AveragedModel(Module):
     def update_parameters(self, model: Module) -> None:
         """Take the present weights of ``model`` into the average."""
         n = int(self.n_averaged.data)
-        pairs: list[tuple[Tensor, Tensor, bool]] = [(a, w, True) for a, w in zip(self.module.parameters(), model.parameters())]
+        pairs: list[tuple[Tensor, Tensor, bool]] = [
+            (a, w, True) for a, w in zip(self.module.parameters(), model.parameters())
+        ]
         pairs += [(a, w, self.use_buffers) for a, w in zip(self.module.buffers(), model.buffers())]
         for a, w, averaged in pairs:
             averaged = averaged and n > 0 and a.dtype.kind == "f"
