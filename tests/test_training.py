@@ -358,13 +358,14 @@ def test_event_file_has_the_history(tmp_path: Path) -> None:
     """Read as records of length, checksum, event, checksum."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason="tensorboardX is not installed")
     history = make_trainer(None, (TensorBoardLog(tmp_path),)).fit(2)
-    (file,) = tmp_path.iterdir()
-    content, place, found = file.read_bytes(), 0, []
-    while place < len(content):
-        (size,) = struct.unpack_from("<Q", content, place)
-        event = event_pb2.Event.FromString(content[place + 12 : place + 12 + size])
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-        place += size + 16
+    found = []
+    for file in sorted(tmp_path.iterdir()):
+        content, place = file.read_bytes(), 0
+        while place < len(content):
+            (size,) = struct.unpack_from("<Q", content, place)
+            event = event_pb2.Event.FromString(content[place + 12 : place + 12 + size])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            place += size + 16
     expected = [(row["epoch"], key, np.float32(value)) for row in history for key, value in row.items()]
     assert found == [entry for entry in expected if entry[1] != "epoch"]
 

@@ -88,29 +88,27 @@ class CSVLog(Callback):
 
 
 class TensorBoardLog(Callback):
-    """The history as scalars in an event file, for ``tensorboard --logdir folder``; needs tensorboardX."""
+    """The history as scalars, for ``tensorboard --logdir folder``: an event file an epoch; needs tensorboardX."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self.writer: Any = None
-
-    def on_epoch_start(self, trainer: Trainer) -> None:
-        """Open the file. TensorBoard forgets what an earlier run wrote of this epoch and those after it."""
-        if self.writer is None:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                raise ImportError(
-                    "TensorBoardLog: event files need tensorboardX, which is missing: pip install tensorboardX"
-                ) from None
-            self.writer = SummaryWriter(str(self.folder), purge_step=trainer.epoch + 1)
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError(
+                "TensorBoardLog: event files need tensorboardX, which is missing: pip install tensorboardX"
+            ) from None
+        self.folder, self.writer = Path(folder), SummaryWriter
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """A scalar a column of the epoch's row, at step ``epoch``."""
-        for name, value in trainer.history[-1].items():
-            if name != "epoch":
-                self.writer.add_scalar(name, value, trainer.epoch)
-        self.writer.flush()
+        """A scalar a column of the epoch's row, at step ``epoch``; an earlier run's from there on are forgotten.
+
+        A file of its own, since closing is what surely writes: the library's flush() does not wait for its thread.
+        """
+        epoch = trainer.epoch
+        with self.writer(str(self.folder), purge_step=epoch, filename_suffix=f".{epoch:05d}") as writer:
+            for name, value in trainer.history[-1].items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, epoch)
 
 
 class LivePlot(Callback):
