@@ -61,6 +61,12 @@ def test_a_network_gives_the_same_in_onnxruntime(name: str, tmp_path: Path) -> N
         nn.GroupNorm(2, 2),
         nn.Softmax(1),
         nn.GELU(),
+        nn.ReLU6(),
+        nn.SiLU(),
+        nn.ELU(0.7),
+        nn.Softplus(),
+        nn.Hardsigmoid(),
+        nn.Hardswish(),
     ],
     ids=lambda layer: type(layer).__name__,
 )

@@ -232,6 +232,13 @@ def _activation(to: _Writer, f: Any, xs: tuple[Tensor, ...], y: Tensor) -> str:
         return to.node("Softplus", x)
     if f.kind == "hardswish":
         return to.node("HardSwish", x)
+    if f.kind == "gelu":  # x (1 + erf(x / sqrt 2)) / 2: a node of its own has come with a later version
+
+        def number(value: float) -> str:
+            return to.constant(value, dtype=y.dtype)
+
+        erf = to.node("Erf", to.node("Mul", x, number(0.5**0.5)))
+        return to.node("Mul", to.node("Mul", x, number(0.5)), to.node("Add", erf, number(1)))
     raise ValueError(f"save_onnx: no ONNX node is known for {f.kind}{f.parameters or ''} (at its input {xs[0].shape}).")
 
 
