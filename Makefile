@@ -6,7 +6,7 @@ INSTALL = $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet -c con
 .PHONY: demo test lint labs bench
 
 demo: .venv/.train  ## train a U-Net on brain slices; the report lands in runs/
-	$(BIN)/tinyconv train unet --data brain
+	$(BIN)/tinyconv train --model unet --data brain
 
 test: lint  ## everything that a change must pass
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -21,18 +21,18 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The brain recipe cut down to seconds, in an empty folder."""
     training, validation, test = brain.brain_datasets()
     cut = dataclasses.replace(
-        recipes.RECIPES["unet", "brain"],
+        recipes.TASKS["brain"],
         datasets=lambda: (Subset(training, range(30, 38)), Subset(validation, [0]), Subset(test, [0, 10])),
-        network={"num_classes": 3, "base": 4, "levels": 3},
+        width=2,
         epochs=2,
     )
-    monkeypatch.setitem(recipes.RECIPES, ("unet", "brain"), cut)
+    monkeypatch.setitem(recipes.TASKS, "brain", cut)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_train_writes_a_report(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "unet", "--data", "brain"]) == 0
+    assert cli.main(["train", "--model", "unet", "--data", "brain"]) == 0
     folder = small / "runs" / "unet-brain"
     assert {p.name for p in folder.iterdir()} == {
         "metrics.json",
@@ -42,22 +42,22 @@ def test_train_writes_a_report(small: Path, capsys: pytest.CaptureFixture[str]) 
     }
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["images"] == 2 and len(metrics["history"]) == 2
-    for who in ("network", "thresholds"):
-        dice = metrics[who]["dice"]
+    for scores in (metrics["network"], metrics["network"]["thresholds"]):
+        dice = scores["dice"]
         assert list(dice) == list(brain.CLASSES) and all(0 <= value <= 1 for value in dice.values())
-        assert metrics[who]["mean_dice"] == pytest.approx((dice["grey matter"] + dice["white matter"]) / 2)
+        assert scores["mean_dice"] == pytest.approx((dice["grey matter"] + dice["white matter"]) / 2)
         # Dice = 2 IoU / (1 + IoU), class by class
         for name, value in dice.items():
-            iou = metrics[who]["iou"][name]
+            iou = scores["iou"][name]
             assert value == pytest.approx(2 * iou / (1 + iou))
     # Two thresholds fitted to two noisy slices: between what is known of the noisy and of the clean template.
-    assert 0.6 < metrics["thresholds"]["mean_dice"] < 0.9
+    assert 0.6 < metrics["network"]["thresholds"]["mean_dice"] < 0.9
     shown = capsys.readouterr()
     assert "held-out: 2 images" in shown.out and "epoch   2/2" in shown.err
 
 
 def test_a_resumed_training_ends_with_the_same_bits(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli.main(["train", "unet", "--data", "brain", "--out", "whole"]) == 0
+    assert cli.main(["train", "--model", "unet", "--data", "brain", "--out", "whole"]) == 0
 
     class Interrupt(Callback):
         def on_batch_end(self, trainer: Trainer) -> None:
@@ -67,8 +67,10 @@ def test_a_resumed_training_ends_with_the_same_bits(small: Path, monkeypatch: py
     make = recipes.make_trainer
     with monkeypatch.context() as patched:
         patched.setattr(recipes, "make_trainer", lambda *a: make(*a[:-1], (*a[-1], Interrupt())))
-        assert cli.main(["train", "unet", "--data", "brain", "--out", "broken"]) == 130
-    assert cli.main(["train", "unet", "--data", "brain", "--out", "broken", "--workers", "2", "--resume"]) == 0
+        assert cli.main(["train", "--model", "unet", "--data", "brain", "--out", "broken"]) == 130
+    assert (
+        cli.main(["train", "--model", "unet", "--data", "brain", "--out", "broken", "--workers", "2", "--resume"]) == 0
+    )
     whole, broken = (io.load(small / name / "checkpoint.safetensors")["model"] for name in ("whole", "broken"))
     assert whole.keys() == broken.keys()
     assert all(np.array_equal(whole[name], broken[name]) for name in whole)
@@ -77,7 +79,7 @@ def test_a_resumed_training_ends_with_the_same_bits(small: Path, monkeypatch: py
 def test_predict_writes_class_maps_of_any_size(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
-    assert cli.main(["train", "unet", "--data", "brain", "--epochs", "1"]) == 0
+    assert cli.main(["train", "--model", "unet", "--data", "brain", "--epochs", "1"]) == 0
     image = brain.load_mni152().t1[80][3:, 5:]  # no size that two poolings divide
     Image.fromarray(image).save(small / "slice.png")
     checkpoint = "runs/unet-brain/checkpoint.safetensors"
@@ -93,10 +95,15 @@ def test_predict_writes_class_maps_of_any_size(small: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "unet", "--data", "moon"], ["unet --data moon", "unet --data brain"]),
-        (["train", "unet", "--data", "brain", "--epochs", "0"], ["--epochs", "0"]),
-        (["train", "unet", "--data", "brain", "--resume"], ["--resume", "checkpoint.safetensors"]),
-        (["train", "unet", "--data", "nuclei"], ["TINYCONV_DATA", "dsb2018_nuclei"]),
+        (["train", "--model", "unet", "--data", "moon"], ["no data set 'moon'", "brain", "nuclei"]),
+        (["train", "--model", "resnet19", "--data", "digits"], ["no network 'resnet19'", "resnet18"]),
+        (["train", "--model", "vgg16", "--data", "nuclei"], ["each of 256 x 256", "vgg16", "unet, unet2015"]),
+        (["train", "--model", "unet", "--data", "hippocampus"], ["48 x 64 x 48", "unet3d"]),
+        (["train", "--model", "unet", "--data", "digits"], ["one class an image", "lenet5", "resnet18"]),
+        (["train", "--model", "lenet1998", "--data", "pneumoniamnist"], ["ten classes"]),
+        (["train", "--model", "unet", "--data", "brain", "--epochs", "0"], ["--epochs", "0"]),
+        (["train", "--model", "unet", "--data", "brain", "--resume"], ["--resume", "checkpoint.safetensors"]),
+        (["train", "--model", "unet", "--data", "nuclei"], ["TINYCONV_DATA", "dsb2018_nuclei"]),
         (["predict", "nothing.safetensors", "image.png"], ["nothing.safetensors"]),
     ],
 )
@@ -114,8 +121,8 @@ def test_wrong_calls_end_with_one_sentence(
 
 
 def test_resume_refuses_another_training(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "unet", "--data", "brain", "--epochs", "1"]) == 0
-    assert cli.main(["train", "unet", "--data", "brain", "--epochs", "1", "--seed", "4", "--resume"]) == 1
+    assert cli.main(["train", "--model", "unet", "--data", "brain", "--epochs", "1"]) == 0
+    assert cli.main(["train", "--model", "unet", "--data", "brain", "--epochs", "1", "--seed", "4", "--resume"]) == 1
     assert "'seed': 0" in capsys.readouterr().err
 
 

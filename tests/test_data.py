@@ -21,10 +21,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyconv import metrics
-from tinyconv.data import DataLoader, Dataset, Subset, TensorDataset, brain, default_collate, nuclei, random_split
+from tinyconv.data import (
+    DataLoader,
+    Dataset,
+    Subset,
+    TensorDataset,
+    brain,
+    default_collate,
+    digits,
+    hippocampus,
+    nuclei,
+    pneumonia,
+    random_split,
+)
 
 DATA = os.environ.get("TINYCONV_DATA")
-needs_nuclei = pytest.mark.skipif(not DATA, reason="TINYCONV_DATA is not set")
+needs_data = pytest.mark.skipif(not DATA, reason="TINYCONV_DATA is not set")
 needs_brain = pytest.mark.skipif(
     find_spec("nilearn") is None or find_spec("nibabel") is None, reason="nilearn and nibabel are not installed"
 )
@@ -403,7 +415,7 @@ def test_brain_does_not_import_nilearn() -> None:
 # --- nuclei ---------------------------------------------------------------------------------------------------------
 
 
-@needs_nuclei
+@needs_data
 def test_nuclei_agree_with_their_table() -> None:
     images, instances = nuclei.load_nuclei()
     with open(Path(str(DATA)) / "dsb2018_nuclei" / "index.csv", newline="") as file:
@@ -414,7 +426,7 @@ def test_nuclei_agree_with_their_table() -> None:
     np.testing.assert_allclose(foreground, [float(row["foreground"]) for row in rows], atol=5.1e-5)
 
 
-@needs_nuclei
+@needs_data
 def test_nuclei_split() -> None:
     training, test = nuclei.nuclei_datasets(seed=1)
     assert (len(training), len(test)) == (216, 54) and training.augment and not test.augment
@@ -425,7 +437,7 @@ def test_nuclei_split() -> None:
     assert not np.array_equal(nuclei.nuclei_datasets(seed=2)[1].images, test.images)
     image, label = test[0]
     assert image.shape == (1, 256, 256) and image.dtype == np.float32 and np.isfinite(image).all()
-    assert label.shape == (256, 256) and label.dtype == np.int64 and set(np.unique(label)) <= {0, 1}
+    assert label.shape == (256, 256) and label.dtype == np.int64 and set(np.unique(label)) == {0, 1, 2}
 
 
 def test_nuclei_are_augmented_by_the_eight_symmetries_together_with_their_labels() -> None:
@@ -437,11 +449,38 @@ def test_nuclei_are_augmented_by_the_eight_symmetries_together_with_their_labels
     found = set()
     for seed in range(100):
         image, label = dataset.sample(0, np.random.default_rng(seed))
-        assert np.array_equal(label == 1, np.isin(image[0], plain[0][images[0] > 128]))
+        assert np.array_equal(label > 0, np.isin(image[0], plain[0][images[0] > 128]))
         found.add(next(i for i, expected in enumerate(square) if np.array_equal(image[0], expected)))
     assert found == set(range(8)) and np.array_equal(images, before)
     held_out = nuclei.Nuclei(images, images, augment=False)
     assert np.array_equal(held_out.sample(0, np.random.default_rng(3))[0], plain)
+
+
+def test_touching_nuclei_keep_a_border_between_them() -> None:
+    instances = np.zeros((5, 9), np.uint8)
+    instances[1:, 1:5] = 1  # reaches the lower rim of the image, which is no border
+    instances[1:, 5:8] = 2
+    classes = nuclei.classes_from_instances(instances)
+    assert classes.tolist() == [
+        [0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 2, 2, 2, 2, 2, 2, 2, 0],
+        [0, 2, 1, 1, 2, 2, 1, 2, 0],
+        [0, 2, 1, 1, 2, 2, 1, 2, 0],
+        [0, 2, 1, 1, 2, 2, 1, 2, 0],
+    ]
+    assert np.array_equal(nuclei.instances_from_classes(classes), instances)
+    assert not nuclei.instances_from_classes(np.full((3, 3), 2)).any()  # a border around nothing
+
+
+@needs_data
+def test_nuclei_come_back_from_their_classes() -> None:
+    _, instances = nuclei.load_nuclei()
+    counts = np.zeros(3, int)
+    for truth in instances[::9]:
+        back = nuclei.instances_from_classes(nuclei.classes_from_instances(truth))
+        assert not back[truth == 0].any()
+        counts += metrics.instance_counts(back, truth)[0]
+    assert metrics.average_precision(counts) > 0.95  # what is lost are nuclei of a few pixels and those of two pieces
 
 
 def test_nuclei_scale_by_percentiles_and_a_flat_image_stays_finite() -> None:
@@ -518,3 +557,161 @@ def test_a_damaged_png_gives_an_array_or_a_valueerror(root: Path) -> None:
         except ValueError:
             refused += 1
     assert refused > 100
+
+
+# --- chest X-rays ---------------------------------------------------------------------------------------------------
+
+
+@needs_data
+def test_pneumoniamnist_has_its_published_counts() -> None:
+    counts = [np.bincount(split.labels).tolist() for split in pneumonia.load_pneumonia()]
+    assert counts == [[1214, 3494], [135, 389], [234, 390]]
+    training, validation, test = pneumonia.pneumonia_datasets()
+    assert training.augment and not validation.augment and not test.augment
+    pixels = np.stack([training[i][0] for i in range(len(training))])
+    assert pixels.shape == (4708, 1, 28, 28) and pixels.dtype == np.float32
+    assert abs(pixels.mean()) < 0.01 and abs(pixels.std() - 1) < 0.01
+    assert isinstance(training[0][1], np.int64)
+
+
+def test_an_xray_is_moved_by_up_to_two_pixels() -> None:
+    image = np.arange(28 * 28).reshape(1, 28, 28).astype(np.uint8)
+    split = pneumonia.Split(image, np.array([1]))
+    dataset = pneumonia.ChestXrays(split, augment=True)
+    places = {}
+    for seed in range(200):
+        moved, label = dataset.sample(0, np.random.default_rng(seed))
+        assert moved.shape == (1, 28, 28) and label == 1
+        middle = moved[0, 4:-4, 4:-4]
+        (place,) = [
+            (i, j)
+            for i in range(-2, 3)
+            for j in range(-2, 3)
+            if np.array_equal(middle, dataset[0][0][0, 4 + i : 24 + i, 4 + j : 24 + j])
+        ]
+        places[place] = moved
+    assert len(places) == 25
+    assert np.array_equal(places[-2, 0][0, 0], dataset[0][0][0, 0])  # the edge is repeated
+    assert np.array_equal(pneumonia.ChestXrays(split, False).sample(0, np.random.default_rng(1))[0], dataset[0][0])
+
+
+def test_a_wrong_pneumonia_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYCONV_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="TINYCONV_DATA.*pneumoniamnist"):
+        pneumonia.load_pneumonia()
+    path = tmp_path / "pneumoniamnist" / "pneumoniamnist.npz"
+    path.parent.mkdir()
+    with pytest.raises(FileNotFoundError, match=r"pneumoniamnist\.npz is missing"):
+        pneumonia.load_pneumonia()
+    good = {f"{name}_images": np.zeros((3, 28, 28), np.uint8) for name in pneumonia.SPLITS}
+    good |= {f"{name}_labels": np.ones((3, 1), np.uint8) for name in pneumonia.SPLITS}
+    np.savez(path, **good)
+    assert [split.labels.tolist() for split in pneumonia.load_pneumonia()] == [[1, 1, 1]] * 3
+    for change in (
+        {"val_images": np.zeros((3, 64, 64), np.uint8)},
+        {"val_images": np.zeros((3, 28, 28), np.float32)},
+        {"val_labels": np.ones((2, 1), np.uint8)},
+        {"val_labels": np.full((3, 1), 2)},
+    ):
+        np.savez(path, **{**good, **change})
+        with pytest.raises(ValueError, match="pneumoniamnist: val must hold"):
+            pneumonia.load_pneumonia()
+    np.savez(path, **{**good, "val_labels": np.array([[{}], [1], [1]], object)})  # a pickle
+    with pytest.raises(ValueError, match="must be MedMNIST's file"):
+        pneumonia.load_pneumonia()
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match="must be MedMNIST's file"):
+        pneumonia.load_pneumonia()
+
+
+# --- hippocampus ----------------------------------------------------------------------------------------------------
+
+
+@needs_data
+def test_hippocampus_has_its_published_sizes() -> None:
+    volumes, labels = hippocampus.load_hippocampus()
+    sizes = np.array([volume.shape for volume in volumes])
+    assert len(volumes) == len(labels) == 200
+    assert (sizes.min(0).tolist(), sizes.max(0).tolist()) == ([31, 40, 24], [43, 59, 47])
+    assert all(set(np.unique(label)) == {0, 1, 2} for label in labels)
+    # The head lies in front of the tail.
+    fronts = [np.mean(np.nonzero(label == 1)[1]) > np.mean(np.nonzero(label == 2)[1]) for label in labels]
+    assert all(fronts)
+    training, test = hippocampus.hippocampus_datasets()
+    assert (len(training), len(test)) == (160, 40)
+    volume, label = test[0]
+    assert volume.shape == (1, 48, 64, 48) and volume.dtype == np.float32 and label.dtype == np.int64
+    assert (label > 0).sum() == (test.labels[0] > 0).sum()
+
+
+def test_hippocampi_are_augmented_together_with_their_labels() -> None:
+    generator = np.random.default_rng(0)
+    label = generator.integers(0, 3, (40, 50, 40)).astype(np.uint8)
+    dataset = hippocampus.Hippocampi([label * 10 + np.float32(5)], [label], augment=True)
+    plain, plain_label = dataset[0]
+    inside = label.astype(np.float32)
+    np.testing.assert_allclose(
+        plain[0, 4:44, 7:57, 4:44], (inside - inside.mean()) / inside.std(), rtol=1e-4, atol=1e-5
+    )
+    assert not plain[0, :4].any() and not plain[0, 44:].any()
+    mirrored = set()
+    for seed in range(20):
+        volume, moved = dataset.sample(0, np.random.default_rng(seed))
+        levels = [np.unique(volume[0][moved == c].round(4)) for c in (1, 2)]
+        assert [len(level) for level in levels] == [1, 1] and levels[0] < levels[1]  # each label kept its intensity
+        shifts = [
+            (flip, s)
+            for flip in (False, True)
+            for s in np.ndindex(5, 5, 5)
+            if np.array_equal(np.roll(plain_label[::-1] if flip else plain_label, np.array(s) - 2, (0, 1, 2)), moved)
+        ]
+        assert len(shifts) == 1
+        mirrored.add(shifts[0][0])
+    assert mirrored == {False, True}
+    assert np.array_equal(hippocampus.Hippocampi([label * 1.0], [label], False).sample(0, generator)[1], plain_label)
+    assert not hippocampus.normalise(np.full((3, 3, 3), 7)).any()  # a flat volume stays finite
+
+
+def test_wrong_hippocampus_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    monkeypatch.setenv("TINYCONV_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="TINYCONV_DATA.*msd_hippocampus"):
+        hippocampus.load_hippocampus()
+    image, label = (tmp_path / "msd_hippocampus" / part / "hippocampus_1.nii.gz" for part in ("images", "labels"))
+    image.parent.mkdir(parents=True)
+    label.parent.mkdir()
+    with pytest.raises(FileNotFoundError, match="holds none"):
+        hippocampus.load_hippocampus()
+
+    def write(path: Path, array: np.ndarray) -> None:
+        nibabel.Nifti1Image(array, np.eye(4)).to_filename(path)
+
+    write(image, np.ones((9, 9, 9), np.uint8))
+    with pytest.raises(FileNotFoundError, match="labels of the same name"):
+        hippocampus.load_hippocampus()
+    write(label, np.ones((9, 9, 9), np.uint8))
+    assert hippocampus.load_hippocampus()[0][0].shape == (9, 9, 9)
+    for shape, value in (((9, 9, 8), 1), ((9, 9, 9), 3)):
+        write(label, np.full(shape, value, np.uint8))
+        with pytest.raises(ValueError, match=r"hippocampus_1\.nii\.gz must be a volume of at most"):
+            hippocampus.load_hippocampus()
+    write(image, np.ones((9, 9), np.uint8))
+    with pytest.raises(ValueError, match="three axes"):
+        hippocampus.load_hippocampus()
+    image.write_bytes(b"no volume")
+    with pytest.raises(ValueError, match="must be a NIfTI volume"):
+        hippocampus.load_hippocampus()
+
+
+# --- digits ---------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    bunch = pytest.importorskip("sklearn.datasets").load_digits()
+    images, labels = digits.load_digits()
+    assert np.array_equal(images, bunch.images) and np.array_equal(labels, bunch.target)
+    training, test = digits.digits_datasets(seed=2)
+    assert (len(training), len(test)) == (1438, 359)
+    both = np.concatenate([training.tensors[0], test.tensors[0]])
+    assert both.min() == pytest.approx(-0.1) and both.max() == pytest.approx(1.175) and both.shape[1:] == (1, 8, 8)
+    assert sorted(map(bytes, both)) == sorted(map(bytes, digits.normalise(images)[:, None]))

@@ -98,3 +98,59 @@ def test_wrong_input_of_accuracy(prediction, target, error, message) -> None:  #
 def test_a_single_label_has_no_cases() -> None:
     with pytest.raises(ValueError, match="first axis"):
         metrics.dice(np.int64(1), np.int64(1), 2, per_case=True)
+
+
+# --- scores and instances -------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.integers(2, 40), st.sampled_from([2, 5, 1000]))
+def test_auc_agrees_with_scikit_learn_also_with_ties(seed: int, count: int, values: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = np.append([0, 1], generator.integers(0, 2, count))
+    scores = generator.integers(0, values, count + 2) / values
+    expected = pytest.importorskip("sklearn.metrics").roc_auc_score(labels, scores)
+    assert metrics.roc_auc(scores, labels) == pytest.approx(expected, abs=1e-12)
+    assert metrics.roc_auc(np.exp(scores), labels) == metrics.roc_auc(scores, labels)
+
+
+def test_auc_refuses() -> None:
+    with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
+        metrics.roc_auc([0.1, 0.2, 0.3], [0, 1])
+    for labels in ([0, 0], [1, 1], [1, 2]):
+        with pytest.raises(ValueError, match="labels must contain 0 and 1, both"):
+            metrics.roc_auc([0.1, 0.2], labels)
+    with pytest.raises(ValueError, match="1 of them are NaN"):
+        metrics.roc_auc([np.nan, 0.2], [0, 1])
+
+
+def test_instances_counted_by_hand() -> None:
+    target, found = np.zeros((8, 12), int), np.zeros((8, 12), int)
+    target[1:5, 1:5] = 7  # 16 pixels; found 12 of them and nothing else: IoU 0.75
+    found[1:5, 1:4] = 1
+    target[1:5, 8:12] = 3  # found as two halves: IoU 0.5 each, which is not above 0.5
+    found[1:3, 8:12] = 2
+    found[3:5, 8:12] = 9
+    target[6:8, 0:3] = 4  # missed
+    counts = metrics.instance_counts(found, target, (0.5, 0.7, 0.8))
+    assert counts.tolist() == [[1, 2, 2], [1, 2, 2], [0, 3, 3]]
+    np.testing.assert_allclose(metrics.average_precision(counts), [1 / 5, 1 / 5, 0])
+    assert metrics.instance_counts(np.zeros((2, 2), int), np.zeros((2, 2), int)).tolist() == [[0, 0, 0]]
+    assert np.isnan(metrics.average_precision(np.zeros(3, int)))
+
+
+@given(st.integers(0, 2**32), st.floats(0.5, 1))
+def test_instances_against_set_arithmetic(seed: int, threshold: float) -> None:
+    generator = np.random.default_rng(seed)
+    target = np.kron(generator.integers(0, 4, (3, 3)), np.ones((3, 3), int))
+    found = np.where(generator.random(target.shape) < 0.3, 0, target * 5)
+    tp = 0
+    for t in set(target.flat) - {0}:
+        for p in set(found.flat) - {0}:
+            tp += ((target == t) & (found == p)).sum() / ((target == t) | (found == p)).sum() > threshold
+    ((counted, fp, fn),) = metrics.instance_counts(found, target, [threshold]).tolist()
+    assert (counted, fp, fn) == (tp, len(set(found.flat) - {0}) - tp, len(set(target.flat) - {0}) - tp)
+
+
+def test_instances_refuse_thresholds_that_match_two() -> None:
+    with pytest.raises(ValueError, match=r"\[0.5, 1\], but are \[0.3\]"):
+        metrics.instance_counts(np.zeros((2, 2), int), np.zeros((2, 2), int), [0.3])

@@ -6,7 +6,7 @@ import argparse
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyconv import __version__, explain, io, kernels, models, recipes
+from tinyconv import __version__, explain, io, kernels, recipes
 from tinyconv.report import CLASS_COLOURS, write_report
 from tinyconv.training import ProgressBar, one_blas_thread
 
@@ -39,8 +39,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", help="train a network and write a report")
-    train.add_argument("model", help="the network: unet")
-    train.add_argument("--data", required=True, help="brain (comes with nilearn) or nuclei (under TINYCONV_DATA)")
+    train.add_argument("--model", required=True, metavar="NAME", help="the network, e.g. unet or cifar_resnet20")
+    train.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME",
+        help="digits (come with scikit-learn), brain (comes with nilearn), or pneumoniamnist, nuclei, hippocampus "
+        "(under TINYCONV_DATA)",
+    )
     train.add_argument("--out", type=Path, help="folder of the report; runs/MODEL-DATA by default")
     train.add_argument("--epochs", type=int, help="times through the training set")
     train.add_argument("--seed", type=int, default=0, help="the same seed gives the same bits")
@@ -48,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     train.set_defaults(run=_train)
 
-    predict = commands.add_parser("predict", help="segment images with a trained network")
+    predict = commands.add_parser("predict", help="classify or segment images with a trained network")
     predict.add_argument("checkpoint", type=Path, help="checkpoint.safetensors of a training")
-    predict.add_argument("images", type=Path, nargs="+", help="grey images (PNG, TIFF, JPEG)")
+    predict.add_argument("images", type=Path, nargs="+", help="grey images (PNG, TIFF, JPEG) or volumes (NIfTI)")
     predict.add_argument("--out", type=Path, help="folder of the class maps; beside each image by default")
     predict.set_defaults(run=_predict)
 
@@ -76,15 +82,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> None:
-    folder = options.out or Path("runs") / f"{options.model}-{options.data}"
     plan = recipes.recipe(options.model, options.data)
-    epochs = plan.epochs if options.epochs is None else options.epochs
+    folder = options.out or Path("runs") / f"{options.model}-{options.data}"
+    epochs = plan.task.epochs if options.epochs is None else options.epochs
     if epochs < 1:
         raise ValueError(f"--epochs must be at least 1, but is {epochs}.")
     folder.mkdir(parents=True, exist_ok=True)
-    trainer, network, test = recipes.make_trainer(
-        options.model, options.data, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),)
-    )
+    trainer, test = recipes.make_trainer(plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),))
     assert trainer.checkpoint is not None
     if options.resume:
         if not trainer.checkpoint.is_file():
@@ -104,69 +108,117 @@ def _train(options: argparse.Namespace) -> None:
                 f"\nStopped; {trainer.checkpoint} is written. The same command with --resume goes on.", file=sys.stderr
             )
             raise
-        metrics, examples = recipes.evaluate(plan, network, test)
+        metrics, examples = recipes.evaluate(plan, trainer.model, test)
     metrics["seconds"] = sum(row["seconds"] for row in trainer.history)
-    write_report(folder, trainer.history, metrics, examples, plan.classes)
-    _print_scores(plan.classes, metrics)
+    write_report(folder, trainer.history, metrics, examples, plan.task.classes)
+    print(f"\nheld-out: {metrics['images']} images, trained in {metrics['seconds']:.0f} s")
+    (_print_overlaps if plan.task.dense else _print_accuracy)(plan.task.classes, metrics["network"])
     print(f"report: {folder}/ (metrics.json, curves.png, examples.png, checkpoint.safetensors)")
 
 
-def _print_scores(classes: Sequence[str], metrics: dict[str, Any]) -> None:
-    print(f"\nheld-out: {metrics['images']} images, trained in {metrics['seconds']:.0f} s")
-    print(f"{'':15s}" + "".join(f"{name:>16s}" for name in (*classes[1:], "mean")))
-    for who in ("network", "thresholds"):
-        if who in metrics:
-            for measure in ("dice", "iou"):
-                values = [metrics[who][measure][name] for name in classes[1:]] + [metrics[who][f"mean_{measure}"]]
-                print(f"{who} {measure}".ljust(15) + "".join(f"{value:16.3f}" for value in values))
+def _print_accuracy(classes: Sequence[str], scores: dict[str, Any]) -> None:
+    print(f"accuracy {scores['accuracy']:.3f}" + (f", AUC {scores['auc']:.3f}" if "auc" in scores else ""))
+    width = max(max(map(len, classes)), 5) + 2
+    print("truth".ljust(width) + "predicted " + "".join(name.rjust(width) for name in classes))
+    for name, row in zip(classes, scores["confusion"]):
+        print(name.ljust(width) + " " * 10 + "".join(str(count).rjust(width) for count in row))
+
+
+def _print_overlaps(classes: Sequence[str], scores: dict[str, Any]) -> None:
+    print(f"{'':18s}" + "".join(f"{name:>16s}" for name in (*classes[1:], "mean")))
+    rows = {"network": scores, **({"thresholds": scores["thresholds"]} if "thresholds" in scores else {})}
+    for who, figures in rows.items():
+        for measure in ("dice", "iou"):
+            values = [figures[measure][name] for name in classes[1:]] + [figures[f"mean_{measure}"]]
+            print(f"{who} {measure}".ljust(18) + "".join(f"{value:16.3f}" for value in values))
+    if "nuclei" in scores:
+        whole = scores["nuclei"]
+        print(f"whole nuclei: IoU {whole['iou']:.3f}, mean Dice of an image {whole['case_dice']:.3f}")
+        print("AP at IoU " + ", ".join(f"{threshold} {value:.3f}" for threshold, value in whole["ap"].items()))
+    else:
+        of_cases = (f"{name} {scores['case_dice'][name]:.3f}" for name in classes[1:])
+        print(f"mean Dice of a case: {', '.join(of_cases)}")
 
 
 def _predict(options: argparse.Namespace) -> None:
     state = io.load(options.checkpoint)
     try:
-        config = state["config"]
-        plan = recipes.recipe(config["model"], config["data"])
-        network = models.UNet(**config["network"])
+        plan = recipes.recipe(state["config"]["model"], state["config"]["data"])
+        network = plan.build()
         network.load_state_dict(state["model"])
     except (KeyError, TypeError):
         raise ValueError(
             f"{options.checkpoint} is not the checkpoint of a training. Make one with tinyconv train."
         ) from None
     for path in options.images:
-        image = plan.normalise(_read_grey(path))
+        image, write = _read_volume(path) if len(plan.task.size) == 3 else _read_grey(path)
         with one_blas_thread():
-            classes = recipes.predict(network, image[None, None])[0]
-        target = (options.out or path.parent) / f"{path.stem}_classes.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write_classes(target, classes)
-        shares = ", ".join(f"{name} {np.mean(classes == c):.1%}" for c, name in enumerate(plan.classes))
-        print(f"{target}: {shares}")
+            scores = recipes.predict(plan, network, plan.task.normalise(image)[None])
+        if plan.task.dense:
+            classes = scores.argmax(0)
+            target = write(options.out or path.parent, classes)
+            shares = (f"{name} {np.mean(classes == c):.1%}" for c, name in enumerate(plan.task.classes))
+            print(f"{target}: {', '.join(shares)}")
+        else:
+            probabilities = np.exp(scores - np.logaddexp.reduce(scores))
+            print(f"{path}: " + ", ".join(f"{n} {p:.1%}" for n, p in zip(plan.task.classes, probabilities)))
 
 
-def _read_grey(path: Path) -> NDArray[np.float32]:
+#: Writes a class map into a folder and says which file it is.
+Writer = Callable[[Path, NDArray[np.int64]], Path]
+
+
+def _read_grey(path: Path) -> tuple[NDArray[np.float32], Writer]:
     """A grey image as float32 (H, W), in its own intensity units."""
     try:
-        from PIL import Image
+        from PIL import Image, ImageColor
     except ImportError:
         raise ImportError("reading images needs Pillow, which is missing: pip install pillow") from None
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}.")
-    with Image.open(path) as image:
-        array = np.asarray(image, np.float32)
+    with Image.open(path) as opened:
+        array = np.asarray(opened, np.float32)
     if array.ndim != 2:
         raise ValueError(
             f"{path} must be a grey image, but has the shape {array.shape}. Convert it to 8-bit grey first."
         )
-    return array
+
+    def write(folder: Path, classes: NDArray[np.int64]) -> Path:
+        """A PNG whose pixel values are the class numbers, with a palette that shows them."""
+        target = folder / f"{path.stem}_classes.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(classes.astype(np.uint8), mode="P")
+        image.putpalette([part for colour in CLASS_COLOURS for part in ImageColor.getrgb(colour)])
+        image.save(target)
+        return target
+
+    return array, write
 
 
-def _write_classes(path: Path, classes: NDArray[np.int64]) -> None:
-    """A PNG whose pixel values are the class numbers, with a palette that shows them."""
-    from PIL import Image, ImageColor
+def _read_volume(path: Path) -> tuple[NDArray[np.float32], Writer]:
+    """A NIfTI volume as float32 (X, Y, Z), in its own intensity units."""
+    try:
+        import nibabel
+    except ImportError:
+        raise ImportError("reading volumes needs nibabel, which is missing: pip install nibabel") from None
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no volume {path}.")
+    try:
+        opened: Any = nibabel.load(path)
+        array = np.asarray(opened.dataobj, np.float32)
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise ValueError(f"{path} must be a NIfTI volume, but {error}.") from None
+    if array.ndim != 3:
+        raise ValueError(f"{path} must be a volume of three axes, but has the shape {array.shape}.")
 
-    image = Image.fromarray(classes.astype(np.uint8), mode="P")
-    image.putpalette([part for colour in CLASS_COLOURS for part in ImageColor.getrgb(colour)])
-    image.save(path)
+    def write(folder: Path, classes: NDArray[np.int64]) -> Path:
+        """A NIfTI volume of class numbers, in the same place of the same space."""
+        target = folder / f"{path.name.split('.')[0]}_classes.nii.gz"
+        folder.mkdir(parents=True, exist_ok=True)
+        nibabel.Nifti1Image(classes.astype(np.uint8), opened.affine).to_filename(target)
+        return target
+
+    return array, write
 
 
 _EXPLAINED = ("stride", "padding", "dilation", "output_padding")

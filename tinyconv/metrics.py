@@ -1,4 +1,4 @@
-"""Metrics of classification and segmentation, from label maps (NumPy arrays of class numbers).
+"""Metrics of classification and segmentation: label maps, scores and instance maps as NumPy arrays.
 
 A class that occurs neither in the prediction nor in the target has no overlap to measure: its Dice and IoU are
 0 / 0 = NaN. Average with `numpy.nanmean`. A class that occurs in only one of the two has Dice = IoU = 0.
@@ -6,6 +6,7 @@ A class that occurs neither in the prediction nor in the target has no overlap t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,56 @@ def accuracy(prediction: Any, target: Any) -> float:
     """Share of the elements with prediction = target, in [0, 1]. Shapes and errors as in confusion_matrix."""
     prediction, target = _label_pair(prediction, target)
     return float(np.mean(prediction == target))
+
+
+def roc_auc(scores: Any, labels: Any) -> float:
+    """AUC = P(s+ > s-) + P(s+ = s-) / 2: how often a positive case has a higher score than a negative one, in [0, 1].
+
+    scores: real, (N,), of any monotone scale; labels: 0 or 1 of the same shape. The area under the ROC curve.
+    ValueError: unequal shapes, other labels, only one class, a score that is not a number.
+    Source: Hanley and McNeil, Radiology 143 (1982) 29: it is the statistic of Mann and Whitney.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if scores.shape != labels.shape or scores.ndim != 1:
+        raise ValueError(f"roc_auc: scores and labels must both be (N,), but are {scores.shape} and {labels.shape}.")
+    if set(np.unique(labels).tolist()) != {0, 1}:
+        raise ValueError(f"roc_auc: labels must contain 0 and 1, both, but found {np.unique(labels).tolist()[:9]}.")
+    if np.isnan(scores).any():
+        raise ValueError(f"roc_auc: scores must be numbers, but {np.isnan(scores).sum()} of them are NaN.")
+    negative, positive = np.sort(scores[labels == 0]), scores[labels == 1]
+    below = np.searchsorted(negative, positive, "left")  # negatives with a lower score
+    not_above = np.searchsorted(negative, positive, "right")  # and those with an equal one
+    return float((below + not_above).mean() / 2 / len(negative))
+
+
+def instance_counts(prediction: Any, target: Any, thresholds: Sequence[float] = (0.5,)) -> NDArray[np.int64]:
+    """(tp, fp, fn) for each threshold: (len(thresholds), 3), from two maps of instances (0 background, k the k-th).
+
+    A predicted instance is a true positive if its IoU with one of the target is above the threshold; with thresholds of
+    at least 0.5 it cannot be with two. The counts of several images may be added.
+    ValueError: unequal shapes, a threshold outside [0.5, 1]. TypeError: maps that are not integers.
+    Source: Kirillov et al., "Panoptic segmentation", 2019, section 4.1.
+    """
+    prediction, target = _label_pair(prediction, target)
+    if not all(0.5 <= threshold <= 1 for threshold in thresholds):
+        raise ValueError(f"instance_counts: thresholds must lie in [0.5, 1], but are {list(thresholds)}.")
+    predicted, of_pixel = np.unique(prediction, return_inverse=True)
+    true, of_target = np.unique(target, return_inverse=True)
+    pairs = of_target.ravel() * len(predicted) + of_pixel.ravel()
+    both = np.bincount(pairs, minlength=len(true) * len(predicted)).reshape(len(true), len(predicted))
+    whole = both.sum(1)[:, None] + both.sum(0) - both
+    overlap = (both / whole)[true != 0][:, predicted != 0]  # (target, predicted)
+    found = [(overlap > threshold).sum() for threshold in thresholds]
+    return np.array([(tp, overlap.shape[1] - tp, overlap.shape[0] - tp) for tp in found], np.int64)
+
+
+def average_precision(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """AP = tp / (tp + fp + fn): counts (..., 3) of `instance_counts` to (...,), in [0, 1]; NaN where all are 0.
+
+    The name is that of the nuclei's literature; it is a Jaccard index of instances, not an area under a curve.
+    Source: Caicedo et al., Nature Methods 16 (2019) 1247, methods.
+    """
+    return _ratio(counts[..., 0], counts.sum(-1))
 
 
 def _label_pair(prediction: Any, target: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -32,11 +32,15 @@ def write_report(
     examples: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
     classes: Sequence[str],
 ) -> None:
-    """Write curves.png, examples.png and metrics.json into ``folder``. ``examples`` are (image, truth, prediction)."""
+    """Write curves.png, examples.png and metrics.json into ``folder``.
+
+    ``examples`` are (image, truth, prediction): image (H, W) or (D, H, W), the others of its shape or one class number.
+    """
     (folder / "metrics.json").write_text(json.dumps({**metrics, "history": list(history)}, indent=2) + "\n")
     plt = _pyplot()
     _curves(plt, history).savefig(folder / "curves.png", dpi=120)
-    _examples(plt, examples, classes).savefig(folder / "examples.png", dpi=120)
+    draw = _classified if np.ndim(examples[0][1]) == 0 else _segmented
+    draw(plt, examples, classes).savefig(folder / "examples.png", dpi=120)
     plt.close("all")
 
 
@@ -61,7 +65,35 @@ def _curves(plt: Any, history: Sequence[dict[str, float]]) -> Any:
     return figure
 
 
-def _examples(
+def _evenly(examples: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of them, from the first to the last."""
+    return [examples[i] for i in np.linspace(0, len(examples) - 1, min(count, len(examples))).round().astype(int)]
+
+
+def _classified(plt: Any, examples: Sequence[tuple[NDArray[Any], Any, Any]], classes: Sequence[str]) -> Any:
+    """Sixteen images with their class, and that which was predicted where it is another."""
+    figure, axes = plt.subplots(4, 4, figsize=(7, 7.6), layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (image, truth, predicted) in zip(axes.flat, _evenly(examples, 16)):
+        axis.imshow(image, cmap="gray")
+        wrong = predicted != truth
+        title = f"{classes[truth]}, taken\nfor {classes[predicted]}" if wrong else classes[truth]
+        axis.set_title(title, fontsize=8, color="#b02020" if wrong else "black", weight="bold" if wrong else "normal")
+    return figure
+
+
+def _through_the_middle(
+    image: NDArray[Any], truth: NDArray[Any], predicted: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Of volumes the plane across the last axis that has most of the truth, its first axis to the right."""
+    if image.ndim == 2:
+        return image, truth, predicted
+    z = int(np.argmax((truth > 0).sum((0, 1))))
+    return image[:, ::-1, z].T, truth[:, ::-1, z].T, predicted[:, ::-1, z].T
+
+
+def _segmented(
     plt: Any, examples: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], classes: Sequence[str]
 ) -> Any:
     """A row an example: image, truth, prediction, and the pixels where the two differ."""
@@ -69,7 +101,7 @@ def _examples(
     from matplotlib.patches import Patch
 
     colours = ListedColormap(CLASS_COLOURS[: len(classes)])
-    shown = [examples[i] for i in np.linspace(0, len(examples) - 1, min(4, len(examples))).round().astype(int)]
+    shown = [_through_the_middle(*example) for example in _evenly(examples, 4)]
     height = shown[0][0].shape[0] / shown[0][0].shape[1] * 1.75
     figure, axes = plt.subplots(
         len(shown), 4, figsize=(7, len(shown) * height + 0.6), layout="constrained", squeeze=False

@@ -26,6 +26,7 @@ from tinyconv.data.dataset import Dataset
 from tinyconv.imaging.mri import simulate_acquisition
 
 CLASSES = ("background", "grey matter", "white matter")
+SIZE = (192, 160)
 
 # Axial slices in millimetres from the bottom of the template. Neighbours are nearly alike, so at least GAP slices lie
 # between two of different parts: test 70..89, validation 114..121, training the rest of 20..139.

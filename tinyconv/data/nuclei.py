@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tinyconv.data.dataset import Dataset
 from tinyconv.data.root import data_folder
 
-CLASSES = ("background", "nucleus")
+CLASSES = ("background", "interior", "border")
 SIZE = (256, 256)
 
 
@@ -72,11 +72,45 @@ def normalise(image: NDArray[Any]) -> NDArray[np.float32]:
     return (image - np.float32(low)) / np.float32(max(high - low, 1))  # a flat image stays finite
 
 
-class Nuclei(Dataset):
-    """Items (image, label): image float32 (1, 256, 256), label int64 (256, 256), 1 on a nucleus and 0 elsewhere.
+def classes_from_instances(instances: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Instance map (H, W) to class map: 0 background, 1 inside a nucleus, 2 on its border.
 
-    image = normalise(x) of the intensities x. The instance map of item i is `instances[i]`. With `augment`, `sample`
-    applies one of the eight flips and quarter turns of the square to both.
+    A pixel of a nucleus is border if one of its eight neighbours is not of that nucleus. Two nuclei that touch thus
+    have two border pixels between them, which keep their insides apart.
+    Source: the winning entry of the Data Science Bowl 2018 in Caicedo et al., table 1.
+    """
+    height, width = instances.shape
+    padded = np.pad(instances, 1, mode="edge")  # the rim of the image is no border
+    around = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    border = np.any([neighbour != instances for neighbour in around], axis=0)
+    return np.where(instances > 0, 1 + border, 0).astype(np.int64)
+
+
+def instances_from_classes(classes: NDArray[Any]) -> NDArray[np.int32]:
+    """The way back: class map (H, W) to instance map.
+
+    A connected piece of insides is a nucleus, and a border pixel belongs to the nearest one. A border around nothing
+    is lost: nuclei without an inside are not found. ImportError: no SciPy.
+    """
+    try:
+        from scipy import ndimage
+    except ImportError as error:
+        raise ImportError(
+            "nuclei: finding connected pieces needs SciPy, which is missing: pip install scipy"
+        ) from error
+    pieces, count = ndimage.label(classes == 1)
+    if not count:
+        return np.zeros(classes.shape, np.int32)
+    row, column = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
+    instances: NDArray[np.int32] = np.where(classes > 0, pieces[row, column], 0).astype(np.int32)
+    return instances
+
+
+class Nuclei(Dataset):
+    """Items (image, label): image float32 (1, 256, 256) = normalise(x), label int64 (256, 256) as `CLASSES`.
+
+    The instance map of item i is `instances[i]`. With `augment`, `sample` applies one of the eight flips and quarter
+    turns of the square to both.
     """
 
     def __init__(self, images: NDArray[np.uint8], instances: NDArray[np.uint8], augment: bool) -> None:
@@ -92,7 +126,7 @@ class Nuclei(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return normalise(self.images[index])[None], (self.instances[index] > 0).astype(np.int64)
+        return normalise(self.images[index])[None], classes_from_instances(self.instances[index])
 
     def sample(self, index: int, generator: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         image, label = self[index]

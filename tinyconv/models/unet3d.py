@@ -20,6 +20,8 @@ annotation", 2016, figure 2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tinyconv import nn
@@ -27,15 +29,20 @@ from tinyconv.autograd import Tensor
 from tinyconv.models.sizes import check_images, valid_unet_output, valid_unet_sizes
 from tinyconv.ops.shape import cat
 
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm3d,
+    "instance": partial(nn.InstanceNorm3d, affine=True),
+}
 
-def double_conv(in_channels: int, middle: int, out_channels: int, padding: int) -> nn.Sequential:
-    """Twice: 3x3x3 convolution, batch norm, ReLU."""
+
+def double_conv(in_channels: int, middle: int, out_channels: int, padding: int, norm: str) -> nn.Sequential:
+    """Twice: 3x3x3 convolution, norm, ReLU."""
     return nn.Sequential(
         nn.Conv3d(in_channels, middle, 3, padding=padding),
-        nn.BatchNorm3d(middle),
+        NORMS[norm](middle),
         nn.ReLU(),
         nn.Conv3d(middle, out_channels, 3, padding=padding),
-        nn.BatchNorm3d(out_channels),
+        NORMS[norm](out_channels),
         nn.ReLU(),
     )
 
@@ -44,20 +51,31 @@ class UNet3d(nn.Module):
     """Volumes (N, in_channels, D, H, W) to class scores (N, num_classes, D', H', W').
 
     ``base``: channels of the first convolution; ``levels``: number of scales. D' = D where ``padded``, and D, H, W must
-    then be divisible by 2^(levels-1); else D' = D - 88 for 4 levels. ValueError: other sizes.
+    then be divisible by 2^(levels-1); else D' = D - 88 for 4 levels. ``norm``: "batch" as published, or "instance" for
+    batches of one or two volumes. ValueError: other sizes, another norm.
     """
 
     def __init__(
-        self, in_channels: int = 3, num_classes: int = 3, base: int = 32, levels: int = 4, padded: bool = False
+        self,
+        in_channels: int = 3,
+        num_classes: int = 3,
+        base: int = 32,
+        levels: int = 4,
+        padded: bool = False,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"UNet3d: norm must be one of {', '.join(NORMS)}, but is {norm!r}.")
         outs = [2 * base << level for level in range(levels)]  # of each stage
         padding = 1 if padded else 0
         self.in_channels, self.levels, self.padded = in_channels, levels, padded
-        self.down = nn.ModuleList([double_conv(a, b // 2, b, padding) for a, b in zip([in_channels, *outs], outs)])
+        self.down = nn.ModuleList(
+            [double_conv(a, b // 2, b, padding, norm) for a, b in zip([in_channels, *outs], outs)]
+        )
         self.pool = nn.MaxPool3d(2)
         self.up = nn.ModuleList([nn.ConvTranspose3d(2 * c, 2 * c, 2, stride=2, bias=False) for c in outs[:-1]])
-        self.merge = nn.ModuleList([double_conv(3 * c, c, c, padding) for c in outs[:-1]])
+        self.merge = nn.ModuleList([double_conv(3 * c, c, c, padding, norm) for c in outs[:-1]])
         self.head = nn.Conv3d(outs[0], num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:

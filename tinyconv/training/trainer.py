@@ -93,6 +93,8 @@ def accuracy_summary(matrix: np.ndarray[Any, Any]) -> dict[str, float]:
 class Trainer:
     """Trains ``model`` to a small ``loss(scores, targets)``.
 
+    A model with auxiliary heads gives a tuple in training: the loss gets all of it, the metrics its first member.
+
     loader, validation: yield (inputs, targets) as NumPy arrays, targets class numbers; ``loader`` has ``state_dict``
     and a length as :class:`tinyconv.data.DataLoader`. scheduler: a learning-rate schedule, stepped once an epoch, or
     after every step with ``schedule_batches``. summary: confusion matrix -> {name: number}, for the progress and the
@@ -106,7 +108,7 @@ class Trainer:
         self,
         model: Module,
         optimizer: Optimizer,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Any, Tensor], Tensor],
         loader: Any,
         *,
         validation: Any = None,
@@ -193,9 +195,10 @@ class Trainer:
         results = []
         self.optimizer.zero_grad()
         for inputs, targets in batches:
-            scores = self.model(Tensor(inputs).to(self.device))
-            loss = self.loss(scores, Tensor(targets).to(self.device))
+            outputs = self.model(Tensor(inputs).to(self.device))
+            loss = self.loss(outputs, Tensor(targets).to(self.device))
             (loss * (len(targets) / samples)).backward()
+            scores = outputs[0] if isinstance(outputs, tuple) else outputs
             results.append((loss.item(), scores.detach(), targets))
         return results
 
