@@ -11,7 +11,8 @@ from typing import Any
 # Before NumPy loads: it holds OpenBLAS to the kernels of another, often older, processor.
 REMOVED = os.environ.pop("OPENBLAS_CORETYPE", None)
 
-SECTIONS = ("layers", "steps", "peers", "ladder", "memory")
+SECTIONS = ("layers", "steps", "peers", "ladder", "memory", "training")
+LONG = ("training",)  # half an hour: only where it is asked for
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -19,7 +20,10 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "section", nargs="?", choices=(*SECTIONS, "report"), help="one part alone; report times nothing (default: all)"
+        "section",
+        nargs="?",
+        choices=(*SECTIONS, "report"),
+        help="one part alone; report times nothing (default: all but training, which takes half an hour)",
     )
     parser.add_argument("--quick", action="store_true", help="few shapes and short, in about three minutes")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library (default: all cores)")
@@ -30,13 +34,13 @@ def parse() -> argparse.Namespace:
 
 def measure(section: str, options: argparse.Namespace) -> Any:
     """What one section measures."""
-    from benchmarks import ladder, layers, memory, overhead, peers, steps
+    from benchmarks import ladder, layers, memory, overhead, peers, steps, training
 
     if section == "memory":
         return memory.run(options.quick, options.threads, options.kernels)
     if section == "steps":
         return {"overhead": overhead.run(options.quick), "rows": steps.run(options.quick)}
-    return {"layers": layers, "peers": peers, "ladder": ladder}[section].run(options.quick)
+    return {"layers": layers, "peers": peers, "ladder": ladder, "training": training}[section].run(options.quick)
 
 
 def main() -> None:
@@ -54,7 +58,7 @@ def main() -> None:
             use_kernels(options.kernels)
         machine.set_threads(options.threads)
         here = machine.describe(options.threads, REMOVED)
-        for section in (options.section,) if options.section else SECTIONS:
+        for section in (options.section,) if options.section else [name for name in SECTIONS if name not in LONG]:
             found = measure(section, options)
             results[section] = {"machine": here, "quick": options.quick, "found": found}
             options.out.write_text(json.dumps(results, indent=1) + "\n")

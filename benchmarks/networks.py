@@ -112,6 +112,75 @@ def unet(lib: Any, rank: int = 2, classes: int = 2, base: int = 16, levels: int 
     return UNet()
 
 
+def cifar_resnet20(lib: Any, in_channels: int, classes: int) -> Any:
+    """The layers of tinyconv.models.cifar_resnet20 under the same names, with shortcut A."""
+    nn = lib.nn
+
+    class Block(nn.Module):
+        def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = _conv_norm(nn, c_in, c_out, 3, stride)
+            self.conv2, self.bn2 = _conv_norm(nn, c_out, c_out, 3)
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+            if y.shape != x.shape:
+                x = x[:, :, ::2, ::2]
+                x = lib.cat([x, lib.zeros(x.shape[0], y.shape[1] - x.shape[1], *x.shape[2:])], 1)
+            return self.relu(y + x)
+
+    class ResNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = _conv_norm(nn, in_channels, 16, 3)
+            stages, before = [], 16
+            for width, stride in ((16, 1), (32, 2), (64, 2)):
+                stages.append(nn.Sequential(Block(before, width, stride), *(Block(width, width, 1) for _ in range(2))))
+                before = width
+            self.stages = nn.ModuleList(stages)
+            self.fc = nn.Linear(64, classes)
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Any) -> Any:
+            x = self.relu(self.bn1(self.conv1(x)))
+            for stage in self.stages:
+                x = stage(x)
+            return self.fc(x.mean((2, 3)))
+
+    return ResNet()
+
+
+def unet3d(lib: Any, in_channels: int, classes: int, base: int) -> Any:
+    """The layers of tinyconv.models.UNet3d, padded and with instance norm, under the same names; four levels."""
+    nn = lib.nn
+
+    def double_conv(a: int, middle: int, b: int) -> Any:
+        first = [nn.Conv3d(a, middle, 3, padding=1), nn.InstanceNorm3d(middle, affine=True), nn.ReLU()]
+        return nn.Sequential(*first, nn.Conv3d(middle, b, 3, padding=1), nn.InstanceNorm3d(b, affine=True), nn.ReLU())
+
+    class UNet3d(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            outs = [2 * base << level for level in range(4)]
+            self.down = nn.ModuleList([double_conv(a, b // 2, b) for a, b in zip([in_channels, *outs], outs)])
+            self.pool = nn.MaxPool3d(2)
+            self.up = nn.ModuleList([nn.ConvTranspose3d(2 * c, 2 * c, 2, stride=2, bias=False) for c in outs[:-1]])
+            self.merge = nn.ModuleList([double_conv(3 * c, c, c) for c in outs[:-1]])
+            self.head = nn.Conv3d(outs[0], classes, 1)
+
+        def forward(self, x: Any) -> Any:
+            skips: list[Any] = []
+            for level, stage in enumerate(self.down):
+                x = stage(x if level == 0 else self.pool(x))
+                skips.append(x)
+            for level in reversed(range(3)):
+                x = self.merge[level](lib.cat([skips[level], self.up[level](x)], 1))
+            return self.head(x)
+
+    return UNet3d()
+
+
 @dataclass(frozen=True)
 class Job:
     """A network to train, and the shape of a batch; a class for each image, or for each pixel of it."""

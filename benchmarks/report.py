@@ -48,6 +48,7 @@ def text(results: dict[str, Any]) -> str:
         "memory": _memory,
         "ladder": _ladder,
         "peers": _peers,
+        "training": _training,
     }
     lines: list[str] = []
     before = None
@@ -119,6 +120,33 @@ def _steps(found: dict[str, Any]) -> list[str]:
         )
     micro = {name: found["overhead"][name]["median"] * 1e6 for name in ("tinyconv", "torch")}
     return [*lines, f"  (a*b + c).sum().backward(): tinyconv {micro['tinyconv']:.1f} us, torch {micro['torch']:.1f} us"]
+
+
+def _training(rows: list[Row]) -> list[str]:
+    lines = []
+    for row in rows:
+        ours, theirs = (row["seconds"][name] for name in ("tinyconv", "torch"))
+        lines.append(
+            f"  {row['model']}, {row['data']}, {row['epochs']} epochs, seed {row['seed']}: {sum(ours):.0f} s, torch "
+            f"{sum(theirs):.0f} s, ratio {sum(theirs) / sum(ours):.2f}"
+        )
+        for name in ("tinyconv", "torch"):
+            lines.append(f"    {name:9s} {_figures(row['held_out'][name])}")
+    return lines
+
+
+def _figures(found: dict[str, Any]) -> str:
+    """What the recipe's figures are, in one line."""
+    if "auc" in found:
+        return f"AUC {found['auc']:.4f}, accuracy {found['accuracy']:.4f}"
+    if "nuclei" in found:
+        whole = found["nuclei"]
+        ap = ", ".join(f"{value:.3f}" for value in whole["ap"].values())
+        return (
+            f"IoU {whole['iou']:.4f}, Dice of an image {whole['case_dice']:.4f}, AP at {', '.join(whole['ap'])}: {ap}"
+        )
+    cases = (f"{name} {found['case_dice'][name]:.4f}" for name in list(found["case_dice"])[1:])
+    return f"Dice of a case: {', '.join(cases)}"
 
 
 def _memory(rows: list[Row]) -> list[str]:

@@ -13,22 +13,14 @@ from tqdm import tqdm
 import tinyconv
 from benchmarks import networks
 from benchmarks.timing import Side, interleaved
-from tinyconv.models import UNet
-from tinyconv.recipes import segmentation_loss
-
-#: Batches of the two main jobs of `tinyconv train unet`, and their number of classes.
-DEMOS = {"demo, brain": ((4, 1, 192, 160), 3), "demo, nuclei": ((4, 1, 256, 256), 2)}
+from benchmarks.training import LOSSES, TWINS, copy_weights, torch_optimiser
+from tinyconv import recipes
 
 #: How far the first and the second loss may be apart, relative to torch's. The step between them amplifies rounding:
 #: torch's own second loss of MobileNet is 1e-3 off in float32. In float64 the tests ask for 1e-9.
 APART = (1e-4, 1e-2)
 
 Step = Callable[[], float]
-
-
-def copy_weights(ours: Any, theirs: Any) -> None:
-    """Give torch's network the weights of ours."""
-    theirs.load_state_dict({name: torch.tensor(value.numpy()) for name, value in ours.state_dict().items()})
 
 
 def job_steps(job: networks.Job, dtype: str = "float32") -> dict[str, Step]:
@@ -39,39 +31,30 @@ def job_steps(job: networks.Job, dtype: str = "float32") -> dict[str, Step]:
     return {"tinyconv": job.training(tinyconv, ours, dtype), "torch": job.training(torch, theirs, dtype)}
 
 
-def torch_segmentation_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """As tinyconv.recipes.segmentation_loss."""
-    one_hot = torch.nn.functional.one_hot(labels, scores.shape[1]).movedim(-1, 1).to(scores.dtype)
-    p = scores.softmax(1)
-    axes = (0, 2, 3)
-    dice = (2 * (p * one_hot).sum(axes) + 1e-5) / (p.sum(axes) + one_hot.sum(axes) + 1e-5)
-    return torch.nn.functional.cross_entropy(scores, labels) + 1 - dice.mean()
-
-
-def demo_steps(shape: tuple[int, ...], classes: int) -> dict[str, Step]:
-    """The same for the network, loss and optimiser of `tinyconv train unet`."""
+def recipe_steps(model: str, data: str, shape: tuple[int, ...] | None = None) -> dict[str, Step]:
+    """The same for a recipe of `tinyconv train`, on a batch of noise; ``shape`` of its images, as in the data set."""
+    plan = recipes.recipe(model, data)
+    shape = shape or (plan.task.batch_size, 1, *plan.task.size)
     rng = np.random.default_rng(0)
-    images, labels = rng.standard_normal(shape, np.float32), rng.integers(0, classes, (shape[0], *shape[2:]))
+    images = rng.standard_normal(shape, np.float32)
+    labels = rng.integers(0, len(plan.task.classes), (shape[0], *shape[2:]) if plan.task.dense else shape[0])
     tinyconv.manual_seed(0)
-    ours, theirs = UNet(1, classes, base=8, levels=4), networks.unet(torch, 2, classes, base=8, levels=4)
+    ours, theirs = plan.build(), TWINS[model, data]()
     copy_weights(ours, theirs)
+    optimiser = plan.optimizer(ours)
+    optimisers = {tinyconv: optimiser, torch: torch_optimiser(optimiser, ours, theirs)}
 
     def step_of(lib: Any, network: Any, loss_of: Any) -> Step:
-        adam = lib.optim.Adam(network.parameters(), lr=1e-3)
-
         def step() -> float:
             loss = loss_of(network(lib.from_numpy(images)), lib.from_numpy(labels))
-            adam.zero_grad()
+            optimisers[lib].zero_grad()
             loss.backward()
-            adam.step()
+            optimisers[lib].step()
             return loss.item()
 
         return step
 
-    return {
-        "tinyconv": step_of(tinyconv, ours, segmentation_loss),
-        "torch": step_of(torch, theirs, torch_segmentation_loss),
-    }
+    return {"tinyconv": step_of(tinyconv, ours, plan.task.loss), "torch": step_of(torch, theirs, LOSSES[data])}
 
 
 def compare_losses(steps: dict[str, Step]) -> dict[str, list[float]]:
@@ -95,13 +78,15 @@ def as_side(step: Step) -> Side:
 
 
 def run(quick: bool) -> list[dict[str, Any]]:
-    """Every network and both demos, with seconds a step."""
+    """Every network and every recipe that has a twin, with seconds a step."""
     todo: dict[str, Callable[[], dict[str, Step]]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, job in networks.JOBS.items():
         todo[name], shapes[name] = partial(job_steps, job), job.shape
-    for name, (shape, classes) in DEMOS.items():
-        todo[name], shapes[name] = partial(demo_steps, shape, classes), shape
+    for model, data in TWINS:
+        task = recipes.TASKS[data]
+        name = f"{model}, {data}"
+        todo[name], shapes[name] = partial(recipe_steps, model, data), (task.batch_size, 1, *task.size)
     rows = []
     for name, make in tqdm(todo.items(), desc="steps", unit="network"):
         steps = make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Generator
 from dataclasses import replace
@@ -18,8 +19,10 @@ pytest.importorskip("threadpoolctl")
 pytest.importorskip("matplotlib")
 
 import tinyconv
-from benchmarks import figures, layers, networks, peers, report, steps, timing
+from benchmarks import figures, layers, networks, peers, report, steps, timing, training
 from benchmarks.shapes import INCEPTION, NETWORKS, Layer, distinct, inception
+from tinyconv import recipes
+from tinyconv.data import Subset
 from tinyconv.models import UNet
 
 # --------------------------------------------------------------------------------------------------
@@ -94,9 +97,23 @@ def test_networks_have_the_losses_of_torch_for_two_steps(name: str) -> None:
     assert losses["torch"][0] != losses["torch"][1]  # the step between them did something
 
 
-def test_demo_has_the_losses_of_torch_for_two_steps() -> None:
-    losses = steps.compare_losses(steps.demo_steps((2, 1, 32, 24), 3))
+@pytest.mark.parametrize(("model", "data"), training.TWINS)
+def test_recipes_have_the_losses_of_torch_for_two_steps(model: str, data: str) -> None:
+    shape = {"hippocampus": (2, 1, 16, 24, 16), "pneumoniamnist": (8, 1, 28, 28)}.get(data, (2, 1, 32, 24))
+    losses = steps.compare_losses(steps.recipe_steps(model, data, shape))
     assert losses["tinyconv"] == pytest.approx(losses["torch"], rel=1e-3)
+    assert losses["torch"][0] != losses["torch"][1]
+
+
+@pytest.mark.skipif(not os.environ.get("TINYCONV_DATA"), reason="TINYCONV_DATA is not set")
+def test_a_training_beside_torch_sees_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = recipes.TASKS["pneumoniamnist"]
+    parts = [Subset(part, range(96)) for part in task.datasets()]
+    monkeypatch.setitem(recipes.TASKS, "pneumoniamnist", replace(task, datasets=lambda: parts))
+    row = training.train("cifar_resnet20", "pneumoniamnist", epochs=2)
+    assert len(row["seconds"]["tinyconv"]) == len(row["seconds"]["torch"]) == 2
+    ours, theirs = row["held_out"]["tinyconv"], row["held_out"]["torch"]
+    assert ours["auc"] == pytest.approx(theirs["auc"], abs=0.02) and 0 < ours["auc"] < 1
 
 
 def test_losses_that_differ_are_refused() -> None:
