@@ -48,7 +48,7 @@ def test_wheel_is_pure_and_typed(tmp_path: Path) -> None:
     (wheel,) = tmp_path.iterdir()
     assert wheel.name == f"tinyconv-{tinyconv.__version__}-py3-none-any.whl"
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    package, kinds = (ROOT / "tinyconv").rglob("*"), {".py", ".pyi", ".typed", ".cu", ".js", ".css"}
+    package, kinds = (ROOT / "tinyconv").rglob("*"), {".py", ".pyi", ".typed", ".cu", ".cpp", ".h", ".js", ".css"}
     assert held == {str(p.relative_to(ROOT)) for p in package if p.suffix in kinds}
 
 

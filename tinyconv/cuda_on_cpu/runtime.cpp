@@ -1,0 +1,449 @@
+// Runs the threads of a CUDA kernel on one CPU thread, and watches what they do to memory.
+//
+// Each CUDA thread is a fibre: it runs until it ends or waits at a barrier, then the next one runs. So a block
+// of any size needs one core, and every run takes the same order. The kernel is compiled with calls to __tsan_read4 and
+// the like before each access (the interface of the compiler's thread sanitizer, whose library is not used): the
+// functions of those names below know the arrays that the kernel was given.
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include <dlfcn.h>
+#include <link.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include "shared_with_kernels.h"
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+namespace {
+
+const size_t STACK = 256 << 10;
+
+enum State { READY, AT_BLOCK_BARRIER, AT_WARP_OPERATION, DONE };
+
+struct Fibre {
+    ucontext_t context;
+    char* stack = nullptr;
+    uint3 index = {0, 0, 0};
+    State state = READY;
+    int line = 0;                  // where it waits
+    unsigned mask = 0;             // of the lanes that it waits for
+    const char* what = "";         // the operation that it waits at
+    int warp_epoch = 0;
+    unsigned long long given = 0;  // what it hands to the other lanes of its warp
+};
+
+// The last write and read of one element, and when: an epoch ends at a barrier.
+struct Access {
+    int writer = -1, write_epoch = -1, write_warp_epoch = -1, write_block = -1;
+    int reader = -1, read_epoch = -1, read_warp_epoch = -1, read_block = -1;
+    bool set = false;  // shared memory: something was written in this block
+};
+
+struct Buffer {
+    const char* name;
+    char* start;
+    size_t bytes, item;
+    bool constant;
+    std::vector<Access> accesses;  // one an element, where races are looked for
+};
+
+const int SEVERAL = -2;  // readers
+
+std::vector<Fibre> fibres;
+std::vector<char*> stacks;
+size_t started, used_stacks;  // in this block
+std::vector<Buffer> buffers;
+Buffer shared, dynamic_shared;
+ucontext_t scheduler;
+Fibre* current;
+int epoch, block_number;
+bool watch;
+std::string printed, message;
+void* where;
+int where_line;
+void (*entry)(void**);
+void** entry_arguments;
+std::vector<std::pair<char*, char*>> own;  // memory of the kernel's and this library: constants, tables
+
+int number_of(const Fibre* f) {
+    return f->index.x + blockDim.x * (f->index.y + blockDim.y * f->index.z);
+}
+
+[[noreturn]] void fail(std::string text, void* address, int line) {
+    message = text;
+    where = address;
+    where_line = line;
+    swapcontext(&current->context, &scheduler);  // never to come back
+    abort();
+}
+
+std::string thread_name(int number) {
+    int x = number % blockDim.x, y = number / blockDim.x % blockDim.y, z = number / blockDim.x / blockDim.y;
+    return "thread (" + std::to_string(x) + ", " + std::to_string(y) + ", " + std::to_string(z) + ")";
+}
+
+std::string element(const Buffer& b, const char* at) {
+    long offset = at - b.start, i = offset / (long)b.item - (offset % (long)b.item < 0);
+    return std::string(b.name) + "[" + std::to_string(i) + "]";
+}
+
+bool inside(const Buffer& b, const char* at, size_t size) {
+    return b.bytes && at >= b.start && at + size <= b.start + b.bytes;
+}
+
+bool same_moment(int e, int warp_epoch, int other) {
+    if (e != epoch) return false;
+    // Within a warp its own barriers count as well.
+    return other / 32 != number_of(current) / 32 || warp_epoch == current->warp_epoch;
+}
+
+void race(const Buffer& b, const char* at, const char* does, int other, int other_block, const char* did, void* pc) {
+    std::string who = other == SEVERAL ? "other threads" : thread_name(other);
+    if (other_block != block_number) who += " of block number " + std::to_string(other_block);
+    const char* mend = other_block != block_number ? "Blocks run in any order: give each element to one block."
+                                                   : "A __syncthreads() has to stand between the two.";
+    fail(std::string("a race: it ") + does + " " + element(b, at) + ", which " + who + " " + did + ". " + mend, pc, 0);
+}
+
+void look_for_races(Buffer& b, const char* at, size_t size, bool write, void* pc) {
+    int me = number_of(current);
+    for (size_t i = (at - b.start) / b.item; i <= (at + size - 1 - b.start) / b.item; ++i) {
+        Access& a = b.accesses[i];
+        const char* element_at = b.start + i * b.item;
+        bool other_block = a.write_block >= 0 && a.write_block != block_number;
+        bool together = a.write_block == block_number && a.writer != me &&
+                        same_moment(a.write_epoch, a.write_warp_epoch, a.writer);
+        if (other_block || together)
+            race(b, element_at, write ? "writes" : "reads", a.writer, a.write_block,
+                 together ? "writes since the last barrier" : "writes", pc);
+        if (write) {
+            other_block = a.read_block >= 0 && a.read_block != block_number;
+            together = a.read_block == block_number && a.reader != me && a.reader != -1 && a.read_epoch == epoch &&
+                       (a.reader == SEVERAL || same_moment(a.read_epoch, a.read_warp_epoch, a.reader));
+            if (other_block || together)
+                race(b, element_at, "writes", a.reader, a.read_block,
+                     together ? "reads since the last barrier" : "reads", pc);
+            a.writer = me, a.write_epoch = epoch, a.write_warp_epoch = current->warp_epoch;
+            a.write_block = block_number, a.set = true;
+        } else {
+            bool again = a.read_block == block_number && a.read_epoch == epoch && a.reader != me && a.reader != -1;
+            a.reader = again ? SEVERAL : me;
+            a.read_epoch = epoch, a.read_warp_epoch = current->warp_epoch, a.read_block = block_number;
+        }
+    }
+}
+
+void access(char* at, size_t size, bool write, void* pc) {
+    if (!watch || !current) return;
+    const char* does = write ? "writes" : "reads";
+    for (Buffer* b : {&shared, &dynamic_shared})
+        if (inside(*b, at, size)) {
+            if (!write)
+                for (size_t i = (at - b->start) / b->item; i <= (at + size - 1 - b->start) / b->item; ++i)
+                    if (!b->accesses[i].set)
+                        fail("it reads " + std::string(b->name) + ", byte " + std::to_string(at - b->start) +
+                                 ", which no thread of the block has written yet. Is a __syncthreads() missing?", pc, 0);
+            look_for_races(*b, at, size, write, pc);
+            return;
+        }
+    for (Buffer& b : buffers)
+        if (inside(b, at, size)) {
+            if (write && b.constant) fail("it writes " + element(b, at) + ", which is const.", pc, 0);
+            if (!(size & (size - 1)) && (size_t)at % size)  // a range may have any size
+                fail(std::string("it ") + does + " " + std::to_string(size) + " bytes at " + element(b, at) +
+                         ", which is no multiple of " + std::to_string(size) + " bytes.", pc, 0);
+            look_for_races(b, at, size, write, pc);
+            return;
+        }
+    if (at >= current->stack && at + size <= current->stack + STACK) return;
+    for (auto& part : own)
+        if (at >= part.first && at + size <= part.second) return;
+    const Buffer* nearest = nullptr;
+    size_t least = ~size_t(0);
+    for (const Buffer& b : buffers) {
+        size_t distance = at < b.start ? b.start - at : at - (b.start + b.bytes) + 1;
+        if (distance < least) least = distance, nearest = &b;
+    }
+    if (dynamic_shared.bytes && at >= dynamic_shared.start && at < dynamic_shared.start + (64 << 20))
+        fail(std::string("it ") + does + " behind the " + std::to_string(dynamic_shared.bytes) +
+                 " bytes of dynamic shared memory of this launch.", pc, 0);
+    if (!nearest || least > (1 << 20)) fail(std::string("it ") + does + " where no array is.", pc, 0);
+    fail(std::string("it ") + does + " " + element(*nearest, at) + ", outside of its " +
+             std::to_string(nearest->bytes / nearest->item) + " elements.", pc, 0);
+}
+
+// The threads of a block that did not start yet, one after the other: a thread that never waits needs no switch.
+void run_threads() {
+    char* stack = stacks[used_stacks - 1];
+    while (started < fibres.size()) {
+        current = &fibres[started++];
+        current->stack = stack;
+        threadIdx = current->index;
+        entry(entry_arguments);
+        current->state = DONE;
+    }
+    swapcontext(&current->context, &scheduler);
+}
+
+// On a stack of their own.
+void start_threads() {
+    if (used_stacks == stacks.size()) {
+        void* memory = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) abort();
+        stacks.push_back((char*)memory);
+    }
+    ucontext_t fresh;
+    getcontext(&fresh);
+    fresh.uc_stack.ss_sp = stacks[used_stacks++];
+    fresh.uc_stack.ss_size = STACK;
+    fresh.uc_link = nullptr;
+    makecontext(&fresh, run_threads, 0);
+    swapcontext(&scheduler, &fresh);
+}
+
+void wait(State state, const char* what, int line, unsigned mask) {
+    current->state = state, current->what = what, current->line = line, current->mask = mask;
+    Fibre* me = current;
+    swapcontext(&me->context, &scheduler);
+}
+
+// Lets the warps go on whose lanes have all come; true if there was one.
+bool release_warps() {
+    bool released = false;
+    for (size_t first = 0; first < fibres.size(); first += 32)
+        for (size_t lane = 0; lane < 32 && first + lane < fibres.size(); ++lane) {
+            Fibre& f = fibres[first + lane];
+            if (f.state != AT_WARP_OPERATION) continue;
+            bool all = true;
+            for (size_t other = 0; other < 32 && first + other < fibres.size(); ++other)
+                if (f.mask >> other & 1) {
+                    Fibre& o = fibres[first + other];
+                    all = all && o.state == AT_WARP_OPERATION && o.mask == f.mask && o.line == f.line;
+                }
+            if (!all) continue;
+            for (size_t other = 0; other < 32 && first + other < fibres.size(); ++other)
+                if (f.mask >> other & 1) fibres[first + other].state = READY, ++fibres[first + other].warp_epoch;
+            released = true;
+        }
+    return released;
+}
+
+// All fibres wait or are done, and no warp can go on: a barrier of the block, or a mistake.
+bool release_block() {
+    Fibre* waiting = nullptr;
+    for (Fibre& f : fibres)
+        if (f.state == AT_WARP_OPERATION) {
+            current = &f;
+            message = std::string("it waits in ") + f.what + " for lanes of its mask that do not come there.";
+            where = nullptr, where_line = f.line;
+            return false;
+        } else if (f.state == AT_BLOCK_BARRIER && !waiting) {
+            waiting = &f;
+        }
+    for (Fibre& f : fibres)
+        if (f.state == DONE || f.line != waiting->line) {
+            current = waiting;
+            std::string other = thread_name(number_of(&f));
+            message = "it waits at __syncthreads(), but " + other +
+                      (f.state == DONE ? " has left the kernel. " : " waits at that of line " + std::to_string(f.line) + ". ") +
+                      "All threads of a block have to come to the same barrier.";
+            where = nullptr, where_line = waiting->line;
+            return false;
+        }
+    for (Fibre& f : fibres) f.state = READY;
+    ++epoch;
+    return true;
+}
+
+bool run_block() {
+    fibres.assign(blockDim.x * blockDim.y * blockDim.z, Fibre());
+    unsigned number = 0;
+    for (Fibre& f : fibres) {
+        f.index = {number % blockDim.x, number / blockDim.x % blockDim.y, number / blockDim.x / blockDim.y};
+        ++number;
+    }
+    started = used_stacks = 0;
+    while (started < fibres.size()) {
+        start_threads();
+        if (!message.empty()) return false;
+    }
+    for (;;) {
+        bool all_done = true;
+        for (Fibre& f : fibres) {
+            if (f.state == READY) {
+                current = &f;
+                threadIdx = f.index;
+                swapcontext(&scheduler, &f.context);
+                if (!message.empty()) return false;
+            }
+            all_done = all_done && f.state == DONE;
+        }
+        if (all_done) return true;
+        if (!release_warps() && !release_block()) return false;
+    }
+}
+
+int remember_own(dl_phdr_info* info, size_t, void* path) {
+    if (!info->dlpi_name || strcmp(info->dlpi_name, (const char*)path)) return 0;
+    for (int i = 0; i < info->dlpi_phnum; ++i)
+        if (info->dlpi_phdr[i].p_type == PT_LOAD) {
+            char* first = (char*)info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+            own.push_back({first, first + info->dlpi_phdr[i].p_memsz});
+        }
+    return 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Argument {
+    const char* name;
+    char* start;
+    size_t bytes, item;
+    int constant;
+};
+
+// What went wrong, for Python.
+struct Report {
+    const char* message;  // empty: nothing
+    const char* printed;
+    unsigned block[3], thread[3];
+    size_t address;  // in the library of the kernel, where the compiler's table knows the line
+    int line;        // or the line itself
+};
+
+// One launch: every block of the grid, one after the other.
+void cuda_on_cpu_launch(void (*kernel)(void**), void** arguments, const unsigned* grid, const unsigned* block,
+                        Argument* arrays, int count, char* shared_start, size_t shared_bytes, char* dynamic_start,
+                        size_t dynamic_bytes, int checked, const char* library, Report* report) {
+    entry = kernel, entry_arguments = arguments, watch = checked;
+    gridDim = dim3(grid[0], grid[1], grid[2]), blockDim = dim3(block[0], block[1], block[2]);
+    message.clear(), printed.clear(), buffers.clear(), own.clear();
+    where = nullptr, where_line = 0;
+    for (int i = 0; i < count; ++i) {
+        Argument& a = arrays[i];
+        buffers.push_back({a.name, a.start, a.bytes, a.item, a.constant != 0, {}});
+        buffers.back().accesses.resize(checked ? a.bytes / a.item : 0);
+    }
+    shared = {"shared memory", shared_start, shared_bytes, 1, false, {}};
+    dynamic_shared = {"dynamic shared memory", dynamic_start, dynamic_bytes, 1, false, {}};
+    cuda_on_cpu_dynamic_shared = dynamic_start;
+    Dl_info here;
+    dladdr((void*)&cuda_on_cpu_launch, &here);
+    dl_iterate_phdr(remember_own, (void*)library);
+    dl_iterate_phdr(remember_own, (void*)here.dli_fname);
+    bool good = true;
+    block_number = 0;
+    for (unsigned z = 0; good && z < grid[2]; ++z)
+        for (unsigned y = 0; good && y < grid[1]; ++y)
+            for (unsigned x = 0; good && x < grid[0]; ++x, ++block_number) {
+                blockIdx = {x, y, z};
+                epoch = 0;
+                for (Buffer* b : {&shared, &dynamic_shared}) {
+                    memset(b->start, 0xff, b->bytes);  // NaN, or -1
+                    b->accesses.assign(checked ? b->bytes : 0, Access());
+                }
+                for (Buffer& b : buffers)
+                    for (Access& a : b.accesses) a.write_epoch = a.read_epoch = -1;
+                good = run_block();
+            }
+    report->message = message.c_str(), report->printed = printed.c_str();
+    report->line = where_line, report->address = 0;
+    if (!good) {
+        report->block[0] = blockIdx.x, report->block[1] = blockIdx.y, report->block[2] = blockIdx.z;
+        report->thread[0] = current->index.x, report->thread[1] = current->index.y, report->thread[2] = current->index.z;
+        Dl_info info;
+        if (where && dladdr(where, &info)) report->address = (char*)where - (char*)info.dli_fbase - 1;
+    }
+    current = nullptr;
+}
+
+// ------------------------------------------------------------------------------------------------
+// What kernels call
+
+char* cuda_on_cpu_dynamic_shared;
+
+void cuda_on_cpu_barrier(int line) { wait(AT_BLOCK_BARRIER, "__syncthreads()", line, 0); }
+
+// Hands a value to the lanes of the mask and takes that of lane `from`; the lane's own where `from` is none of them.
+unsigned long long cuda_on_cpu_exchange(unsigned mask, unsigned long long value, int from, const char* what, int line) {
+    int me = number_of(current), first = me / 32 * 32;
+    if (!(mask >> (me - first) & 1)) fail(std::string(what) + " with a mask that leaves this lane out.", nullptr, line);
+    current->given = value;
+    wait(AT_WARP_OPERATION, what, line, mask);
+    bool there = from >= 0 && from < 32 && first + from < (int)fibres.size();
+    if (there && !(mask >> from & 1))
+        fail(std::string(what) + " from lane " + std::to_string(from) + ", which the mask leaves out.", nullptr, line);
+    unsigned long long taken = there ? fibres[first + from].given : value;
+    wait(AT_WARP_OPERATION, what, -line, mask);  // until all have taken
+    return taken;
+}
+
+int cuda_on_cpu_lane() { return number_of(current) % 32; }
+
+// An atomic operation needs its address checked; it races with nobody.
+void cuda_on_cpu_atomic(void* address, size_t size) {
+    if (!watch) return;
+    char* at = (char*)address;
+    for (Buffer* b : {&shared, &dynamic_shared})
+        if (inside(*b, at, size)) {
+            for (size_t i = 0; i < size; ++i)
+                if (!b->accesses[at - b->start + i].set)
+                    fail("an atomic operation on shared memory that no thread of the block has written.",
+                         __builtin_return_address(0), 0);
+            return;
+        }
+    for (Buffer& b : buffers)
+        if (inside(b, at, size) && !b.constant) return;
+    access(at, size, true, __builtin_return_address(0));
+}
+
+int cuda_on_cpu_printf(const char* format, ...) {
+    char text[4096];
+    va_list values;
+    va_start(values, format);
+    int length = vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    if (printed.size() < (1 << 20)) printed += text;  // CUDA keeps a megabyte as well
+    return length;
+}
+
+// ------------------------------------------------------------------------------------------------
+// What the compiler calls
+
+#define CHECKED(SIZE)                                                                                              \
+    void __tsan_read##SIZE(void* at) { access((char*)at, SIZE, false, __builtin_return_address(0)); }            \
+    void __tsan_write##SIZE(void* at) { access((char*)at, SIZE, true, __builtin_return_address(0)); }            \
+    void __tsan_unaligned_read##SIZE(void* at) { access((char*)at, SIZE, false, __builtin_return_address(0)); }  \
+    void __tsan_unaligned_write##SIZE(void* at) { access((char*)at, SIZE, true, __builtin_return_address(0)); }
+CHECKED(1)
+CHECKED(2)
+CHECKED(4)
+CHECKED(8)
+CHECKED(16)
+void __tsan_read_range(void* at, size_t size) { access((char*)at, size, false, __builtin_return_address(0)); }
+void __tsan_write_range(void* at, size_t size) { access((char*)at, size, true, __builtin_return_address(0)); }
+void __tsan_func_entry(void*) {}
+void __tsan_func_exit() {}
+void __tsan_init() {}
+
+// An index beyond an array whose size the compiler knows: `float tile[16]`. The first argument begins with the place.
+struct Place {
+    const char* file;
+    unsigned line, column;
+};
+void cuda_on_cpu_out_of_bounds(Place* place, size_t index) {
+    if (watch && current)
+        fail("the index " + std::to_string((long)index) + " is outside of an array of the kernel.", nullptr, place->line);
+}
+void __ubsan_handle_out_of_bounds(void* place, void* index) { cuda_on_cpu_out_of_bounds((Place*)place, (size_t)index); }
+
+}  // extern "C"
