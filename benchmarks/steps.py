@@ -13,7 +13,7 @@ from tqdm import tqdm
 import tinyconv
 from benchmarks import networks
 from benchmarks.timing import Side, interleaved
-from benchmarks.training import LOSSES, TWINS, copy_weights, torch_optimiser
+from benchmarks.training import TWINS, copy_weights, torch_loss, torch_optimiser
 from tinyconv import recipes
 
 #: How far the first and the second loss may be apart, relative to torch's. The step between them amplifies rounding:
@@ -54,7 +54,7 @@ def recipe_steps(model: str, data: str, shape: tuple[int, ...] | None = None) ->
 
         return step
 
-    return {"tinyconv": step_of(tinyconv, ours, plan.task.loss), "torch": step_of(torch, theirs, LOSSES[data])}
+    return {"tinyconv": step_of(tinyconv, ours, plan.task.loss), "torch": step_of(torch, theirs, torch_loss(plan))}
 
 
 def compare_losses(steps: dict[str, Step]) -> dict[str, list[float]]:

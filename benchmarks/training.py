@@ -41,23 +41,18 @@ def copy_weights(ours: Any, theirs: Any) -> None:
     theirs.load_state_dict({name: torch.tensor(value.numpy()) for name, value in ours.state_dict().items()})
 
 
-def torch_segmentation_loss(
-    scores: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None
-) -> torch.Tensor:
+def torch_segmentation_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """As tinyconv.recipes.segmentation_loss."""
     one_hot = torch.nn.functional.one_hot(labels, scores.shape[1]).movedim(-1, 1).to(scores.dtype)
     p = scores.softmax(1)
     axes = (0, *range(2, scores.ndim))
     dice = (2 * (p * one_hot).sum(axes) + 1e-5) / (p.sum(axes) + one_hot.sum(axes) + 1e-5)
-    return torch.nn.functional.cross_entropy(scores, labels, weight) + 1 - dice.mean()
+    return torch.nn.functional.cross_entropy(scores, labels) + 1 - dice.mean()
 
 
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "pneumoniamnist": torch.nn.functional.cross_entropy,
-    "nuclei": lambda scores, labels: torch_segmentation_loss(scores, labels, torch.tensor([1.0, 1.0, 3.0])),
-    "brain": torch_segmentation_loss,
-    "hippocampus": torch_segmentation_loss,
-}
+def torch_loss(plan: recipes.Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """torch's twin of the recipe's loss."""
+    return torch_segmentation_loss if plan.task.dense else torch.nn.functional.cross_entropy
 
 
 def torch_optimiser(ours: Any, network: Any, theirs: torch.nn.Module) -> torch.optim.Optimizer:
@@ -79,7 +74,7 @@ class TorchTraining:
 
     def __init__(self, plan: recipes.Recipe, trainer: Trainer, twin: torch.nn.Module, epochs: int) -> None:
         task = plan.task
-        self.network, self.loss = twin, LOSSES[plan.data]
+        self.network, self.loss = twin, torch_loss(plan)
         copy_weights(trainer.model, twin)
         self.optimiser = torch_optimiser(plan.optimizer(trainer.model), trainer.model, twin)
         training = Fitted(plan, task.datasets()[0])

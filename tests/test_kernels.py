@@ -24,7 +24,7 @@ from tinyconv.geometry import Geometry, transposed_geometry, window_geometry
 from tinyconv.kernels import im2col, loops, pointwise
 from tinyconv.kernels.axismap import AxisMap, axis_map
 
-RUNGS = ("loops", "im2col", "numba")
+RUNGS = ("loops", "im2col", "numba", "cuda")
 DTYPES = (np.float64, np.float32, np.float16)
 UNIT = {np.float64: 2.0**-53, np.float32: 2.0**-24, np.float16: 2.0**-24}  # float16 is summed in float32
 

@@ -21,7 +21,7 @@ from table import BY_NAME, ROWS, pointwise, shape
 from table.spec import Row
 from tinyconv import Tensor
 
-RUNGS = ("loops", "im2col", "numba")
+RUNGS = ("loops", "im2col", "numba", "cuda")
 CASES = [(row, rung) for row in ROWS for rung in (RUNGS if row.windowed else ("numba",))]
 #: For each row and rung.
 EXAMPLES = max(settings().max_examples // 2, 1)

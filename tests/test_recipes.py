@@ -116,9 +116,8 @@ def test_losses_against_torch() -> None:
     p = torch.tensor(scores).softmax(1)
     one_hot = torch.nn.functional.one_hot(torch.tensor(labels), 3).movedim(-1, 1)
     dice = (2 * (p * one_hot).sum((0, 2, 3)) + 1e-5) / (p.sum((0, 2, 3)) + one_hot.sum((0, 2, 3)) + 1e-5)
-    weighted = entropy(torch.tensor(scores), torch.tensor(labels), torch.tensor([1.0, 1.0, 3.0]))
-    expected = (weighted + 1 - dice.mean()).item()
-    assert tasks.nuclei_loss(tc.tensor(scores), tc.tensor(labels)).item() == pytest.approx(expected, 1e-5)
+    expected = (entropy(torch.tensor(scores), torch.tensor(labels)) + 1 - dice.mean()).item()
+    assert recipes.segmentation_loss(tc.tensor(scores), tc.tensor(labels)).item() == pytest.approx(expected, 1e-5)
 
 
 def test_scores_of_a_perfect_segmentation_and_of_none() -> None:

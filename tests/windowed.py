@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compare import FINITE, LAYOUTS, OUR_ERRORS, TORCH_ERRORS, Call, Turn, as_torch, check
 from tinyconv import Tensor, kernels
 
-RUNGS = ("im2col", "loops", "numba")
+RUNGS = ("im2col", "loops", "numba", "cuda")
 
 
 @st.composite

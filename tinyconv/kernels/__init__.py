@@ -2,7 +2,8 @@
 
 Every operator has the same name, arguments and meaning on every rung: ``loops`` is the definition in
 plain Python, to be stepped through; ``im2col`` is array code for NumPy and CuPy; ``numba`` is compiled for the CPU
-and takes NumPy arrays of float32 and float64. What a rung lacks or does not take falls to the next rung below.
+and takes NumPy arrays of float32 and float64; ``cuda`` takes CuPy arrays of them, and NumPy arrays where it is asked
+for, in an emulator. What a rung lacks or does not take falls to the next rung below.
 
 In every signature ``g`` is a :class:`~tinyconv.geometry.Geometry` of rank 1, 2 or 3, and I = ``g.size``,
 O = ``g.output``, K = ``g.kernel``. The result has the dtype of the arguments; float16 is summed in float32.
@@ -107,7 +108,7 @@ OPERATORS = (
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
 _COMPILED_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))  # not in the other byte order
-_rung = "cuda"  # the highest; for a NumPy array that means numba
+_rung: str | None = None  # what was asked for; nothing: cuda for CuPy's arrays, numba for NumPy's
 
 
 class use_kernels:  # noqa: N801 - used like a function
@@ -152,14 +153,26 @@ def _module(rung: str) -> ModuleType | None:
     """The kernels of a rung, None where it has none here. Numba is imported at first use: it takes a while."""
     if rung == "numba" and rung not in _modules and find_spec("numba"):
         _modules[rung] = import_module("tinyconv.kernels.cpu")
+    if rung == "cuda" and rung not in _modules:
+        _modules[rung] = import_module("tinyconv.kernels.cuda")
     return _modules.get(rung)
+
+
+def _takes(rung: str, array: Array | None) -> bool:
+    """Whether a rung computes with such an array, or with a NumPy array of float32; by which operator is not asked."""
+    if rung in ("loops", "im2col"):
+        return True
+    on_cpu = array is None or isinstance(array, np.ndarray)
+    known = array is None or array.dtype in _COMPILED_DTYPES
+    if rung == "numba":
+        return on_cpu and known
+    return known and (not on_cpu or _rung == "cuda")  # NumPy's arrays only where the emulator is asked for
 
 
 def _serving(operator: str, array: Array | None = None) -> str:
     """The rung in use, or the next below it that has ``operator`` and takes ``array``. The definition has them all."""
-    below = reversed(LADDER[: LADDER.index(_rung) + 1])
-    taken = array is None or (isinstance(array, np.ndarray) and array.dtype in _COMPILED_DTYPES)
-    return next(rung for rung in below if (taken or rung != "numba") and hasattr(_module(rung), operator))
+    below = reversed(LADDER[: LADDER.index(_rung or LADDER[-1]) + 1])
+    return next(rung for rung in below if _takes(rung, array) and hasattr(_module(rung), operator))
 
 
 def kernel(operator: str, array: Array | None = None) -> Callable[..., Any]:

@@ -63,18 +63,13 @@ def classification_loss(outputs: Any, labels: Tensor) -> Tensor:
     return F.cross_entropy(outputs, labels)
 
 
-def segmentation_loss(scores: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+def segmentation_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy plus soft Dice: the first gives early gradients everywhere, the second weighs small classes as
-    large ones. ``weight``: of each class in the cross-entropy.
+    large ones.
 
     Source: Isensee et al., "nnU-Net", Nature Methods 18 (2021) 203, methods.
     """
-    return F.cross_entropy(scores, labels, weight) + F.dice_loss(F.softmax(scores, 1), labels, batch=True)
-
-
-def nuclei_loss(scores: Tensor, labels: Tensor) -> Tensor:
-    """`segmentation_loss` in which a border pixel counts three times: a gap that is missed joins two nuclei."""
-    return segmentation_loss(scores, labels, Tensor(np.array([1, 1, 3], np.float32)))
+    return F.cross_entropy(scores, labels) + F.dice_loss(F.softmax(scores, 1), labels, batch=True)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -201,7 +196,7 @@ TASKS: dict[str, Task] = {
         dense=True,
         datasets=_without_validation(nuclei.nuclei_datasets),
         normalise=nuclei.normalise,
-        loss=nuclei_loss,
+        loss=segmentation_loss,
         score=score_nuclei,
         epochs=12,
         batch_size=4,

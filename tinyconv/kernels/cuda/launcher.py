@@ -1,0 +1,76 @@
+"""One launcher for all CUDA kernels: CuPy's arrays go to the GPU, NumPy's to the emulator, by the same host code."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyconv.cuda_on_cpu import Parameter, RawKernel, kernels_of
+from tinyconv.kernels.arrays import Array, array_module
+
+HERE = Path(__file__).parent
+THREADS = 128  # of a block
+
+#: What a kernel's source calls REAL.
+REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+
+def source(file: str, dtype: np.dtype[Any]) -> str:
+    """The source of kernels for arrays of ``dtype``."""
+    return (HERE / file).read_text(encoding="utf-8").replace("REAL", REALS[dtype])
+
+
+@cache
+def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
+    """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
+    code = source(file, dtype)
+    if on_gpu:
+        import cupy
+
+        return cupy.RawKernel(code, name, options=("--std=c++17",)), kernels_of(code)[name]
+    return RawKernel(code, name), kernels_of(code)[name]
+
+
+def launch(file: str, name: str, blocks: int, args: tuple[Any, ...], threads: int = THREADS) -> None:
+    """Run kernel ``name`` of ``file`` on ``blocks`` blocks of ``threads`` threads.
+
+    args: arrays, C-contiguous and of the parameters' types, and whole numbers, which become the type that the kernel
+    declares. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
+    """
+    if not blocks:
+        return
+    array = args[0]
+    on_gpu = array_module(array) is not np
+    kernel, parameters = _kernel(file, name, array.dtype, on_gpu)
+    if len(args) != len(parameters):
+        raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
+    checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
+    kernel((blocks,), (threads,), tuple(checked))
+
+
+def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
+    if not p.pointer:
+        return p.dtype.type(arg)  # OverflowError for a size that does not fit
+    if not isinstance(arg, kind) or arg.dtype != p.dtype or not arg.flags.c_contiguous:
+        raise TypeError(
+            f"{kernel}: {p.name} must be a C-contiguous {kind.__module__}.{kind.__name__} of {p.dtype}, but is a "
+            f"{type(arg).__module__}.{type(arg).__name__} of {getattr(arg, 'dtype', '?')} with the strides "
+            f"{getattr(arg, 'strides', '?')}."
+        )
+    return arg
+
+
+def contiguous(array: Array) -> Array:
+    """The same values as a kernel sees them: in C order, aligned, without a subclass, in the machine's byte order."""
+    xp = array_module(array)
+    if xp is np:
+        return np.require(array, array.dtype.newbyteorder("="), ["C", "ALIGNED", "ENSUREARRAY"])
+    return xp.ascontiguousarray(array)
+
+
+def blocks_for(elements: int) -> int:
+    """So many that each element has a thread."""
+    return -(-elements // THREADS)
