@@ -440,7 +440,10 @@ def test_nuclei_split() -> None:
     assert label.shape == (256, 256) and label.dtype == np.int64 and set(np.unique(label)) == {0, 1, 2}
 
 
-def test_nuclei_are_augmented_by_the_eight_symmetries_together_with_their_labels() -> None:
+def test_nuclei_are_augmented_by_the_eight_symmetries_together_with_their_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nuclei, "change_light", lambda image, generator: image)
     images = np.random.default_rng(0).integers(0, 256, (1, 8, 8), np.uint8)
     before = images.copy()
     dataset = nuclei.Nuclei(images, (images > 128).astype(np.uint8), augment=True)
@@ -454,6 +457,20 @@ def test_nuclei_are_augmented_by_the_eight_symmetries_together_with_their_labels
     assert found == set(range(8)) and np.array_equal(images, before)
     held_out = nuclei.Nuclei(images, images, augment=False)
     assert np.array_equal(held_out.sample(0, np.random.default_rng(3))[0], plain)
+
+
+def test_light_keeps_the_order_of_the_pixels_but_for_a_haze_on_a_third_of_the_images() -> None:
+    ramp = np.linspace(-0.5, 1.5, 32 * 32, dtype=np.float32).reshape(1, 32, 32)
+    hazes = []
+    for seed in range(300):
+        changed = nuclei.change_light(ramp, np.random.default_rng(seed))
+        haze = nuclei.change_light(np.zeros_like(ramp), np.random.default_rng(seed))
+        assert changed.dtype == np.float32 and changed.shape == ramp.shape
+        contrast = (changed - haze).ravel()
+        assert (np.diff(contrast) >= -1e-6).all() and (np.sign(contrast.round(6)) == np.sign(ramp.ravel())).all()
+        assert 0 <= haze.min() and haze.max() <= 0.6
+        hazes.append(haze.any())
+    assert 70 <= sum(hazes) <= 130
 
 
 def test_touching_nuclei_keep_a_border_between_them() -> None:
