@@ -5,6 +5,7 @@ A test draws shapes, a seed, a content and memory layouts; the elements follow f
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,6 +15,10 @@ import torch
 
 import tinyconv
 from tinyconv import Tensor
+from tinyconv.cuda_on_cpu.compiler import COMPILERS
+
+#: The rungs that can compute here. The emulator of cuda needs a C++ compiler; without it test_cuda_on_cpu.py skips.
+RUNGS = ("loops", "im2col", "numba", *(["cuda"] if any(map(shutil.which, COMPILERS)) else []))
 
 LAYOUTS = (
     "plain",

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinyconv
-from compare import A, Call
+from compare import RUNGS, A, Call
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
-from windowed import RUNGS, on_every_rung, refused, some, spelled, turns
+from windowed import on_every_rung, refused, some, spelled, turns
 
 
 @st.composite

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from compare import RUNGS
 from tinyconv import kernels
 from tinyconv.geometry import Geometry, transposed_geometry, window_geometry
-from tinyconv.kernels import im2col, loops, pointwise
+from tinyconv.kernels import cuda, im2col, loops, pointwise
 from tinyconv.kernels.axismap import AxisMap, axis_map
 
-RUNGS = ("loops", "im2col", "numba", "cuda")
 DTYPES = (np.float64, np.float32, np.float16)
 UNIT = {np.float64: 2.0**-53, np.float32: 2.0**-24, np.float16: 2.0**-24}  # float16 is summed in float32
 
@@ -901,6 +901,7 @@ def test_a_missing_operator_falls_to_the_next_rung(monkeypatch: pytest.MonkeyPat
     def conv() -> None: ...
 
     monkeypatch.setitem(kernels._modules, "numba", SimpleNamespace(conv=conv))
+    monkeypatch.setitem(kernels._modules, "cuda", SimpleNamespace())
     for rung in ("numba", "cuda"):
         with kernels.use_kernels(rung):
             assert kernels.kernel("conv") is conv
@@ -915,6 +916,8 @@ def test_every_rung_has_the_same_signatures() -> None:
         expected = inspect.signature(getattr(kernels, operator))
         assert inspect.signature(getattr(loops, operator)) == expected
         assert inspect.signature(getattr(im2col, operator)) == expected
+        if hasattr(cuda, operator):
+            assert inspect.signature(getattr(cuda, operator)) == expected
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 
 import tinyconv
 import tinyconv.functional as F
-from compare import FINITE, LAYOUTS, A, Call, Turn, check, check_both_or_neither, fill
+from compare import FINITE, LAYOUTS, RUNGS, A, Call, Turn, check, check_both_or_neither, fill
 from table import BY_NAME, ROWS, pointwise, shape
 from table.spec import Row
 from tinyconv import Tensor
 
-RUNGS = ("loops", "im2col", "numba", "cuda")
 CASES = [(row, rung) for row in ROWS for rung in (RUNGS if row.windowed else ("numba",))]
 #: For each row and rung.
 EXAMPLES = max(settings().max_examples // 2, 1)

@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tinyconv
-from compare import FINITE, A, Call, as_torch
+from compare import FINITE, RUNGS, A, Call, as_torch
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
-from windowed import RUNGS, on_every_rung, refused, some, spelled, turns
+from windowed import on_every_rung, refused, some, spelled, turns
 
 WITH_NAN = (*FINITE, "nan")
 

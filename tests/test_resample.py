@@ -10,10 +10,10 @@ import torch.nn.functional as TF
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from compare import FINITE, A, Call, Turn, as_torch, check
+from compare import FINITE, RUNGS, A, Call, Turn, as_torch, check
 from tinyconv import Tensor, gradcheck, gradgradcheck, kernels
 from tinyconv import functional as F
-from windowed import RUNGS, on_every_rung, refused, some, spelled, turns
+from windowed import on_every_rung, refused, some, spelled, turns
 
 WITH_NAN = (*FINITE, "nan")
 

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from compare import FINITE, LAYOUTS, OUR_ERRORS, TORCH_ERRORS, Call, Turn, as_torch, check
+from compare import FINITE, LAYOUTS, OUR_ERRORS, RUNGS, TORCH_ERRORS, Call, Turn, as_torch, check
 from tinyconv import Tensor, kernels
-
-RUNGS = ("im2col", "loops", "numba", "cuda")
 
 
 @st.composite
