@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.cuda_on_cpu import Parameter, RawKernel, kernels_of
+from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
@@ -34,13 +35,16 @@ def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[A
     return RawKernel(code, name), kernels_of(code)[name]
 
 
-def launch(file: str, name: str, blocks: int, args: tuple[Any, ...], threads: int = THREADS) -> None:
-    """Run kernel ``name`` of ``file`` on ``blocks`` blocks of ``threads`` threads.
+def launch(
+    file: str, name: str, blocks: int | tuple[int, int, int], args: tuple[Any, ...], threads: int = THREADS
+) -> None:
+    """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
 
     args: arrays, C-contiguous and of the parameters' types, and whole numbers, which become the type that the kernel
     declares. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
     """
-    if not blocks:
+    grid = blocks if isinstance(blocks, tuple) else (blocks,)
+    if not all(grid):
         return
     array = args[0]
     on_gpu = array_module(array) is not np
@@ -48,7 +52,7 @@ def launch(file: str, name: str, blocks: int, args: tuple[Any, ...], threads: in
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
-    kernel((blocks,), (threads,), tuple(checked))
+    kernel(grid, (threads,), tuple(checked))
 
 
 def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
@@ -61,6 +65,14 @@ def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
             f"{getattr(arg, 'strides', '?')}."
         )
     return arg
+
+
+def windows(g: Geometry) -> tuple[int, ...]:
+    """The geometry as kernels take it: size, kernel, output, stride, dilation, padding before, three axes each."""
+    while g.rank < 3:
+        g = g.lifted()
+    before = [pair[0] for pair in g.padding]
+    return (*g.size, *g.kernel, *g.output, *g.stride, *g.dilation, *before)
 
 
 def contiguous(array: Array) -> Array:
