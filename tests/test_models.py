@@ -190,6 +190,38 @@ def test_a_small_alexnet_takes_small_images() -> None:
         model(tc.zeros(1, 3, 32, 14))
 
 
+class TorchDeepTanhNet(tnn.Module):
+    """AlexNet with tanh and channels 4, 12, 24, 16, 16, 16, for small images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        c = (12, 24, 16, 16, 16)
+        pairs = [(tnn.Conv2d(a, b, 3, padding=1), tnn.Tanh()) for a, b in zip(c, c[1:])]
+        self.features = tnn.Sequential(
+            *(tnn.Conv2d(1, 4, 5, 2, 2), tnn.Tanh(), tnn.MaxPool2d(3, 2)),
+            *(tnn.Conv2d(4, 12, 5, padding=2), tnn.Tanh(), tnn.MaxPool2d(3, 2)),
+            *[layer for pair in pairs for layer in pair],
+            tnn.MaxPool2d(3, 2),
+        )
+        self.avgpool = tnn.AdaptiveAvgPool2d(1)
+        self.classifier = tnn.Sequential(
+            *(tnn.Dropout(0), tnn.Linear(16, 8), tnn.Tanh()),
+            *(tnn.Dropout(0), tnn.Linear(8, 8), tnn.Tanh(), tnn.Linear(8, 3)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+def test_alexnet_of_another_depth_and_activation_layer_by_layer() -> None:
+    sizes = {"in_channels": 1, "width": 1 / 16, "hidden": 8, "stem": (5, 2, 2), "grid": 1}
+    channels = (64, 192, 384, 256, 256, 256)
+    ours = made("alexnet", num_classes=3, dropout=0.0, activation=nn.Tanh, channels=channels, **sizes)
+    compare(ours, TorchDeepTanhNet(), (2, 1, 32, 32))
+    with pytest.raises(ValueError, match="channels must be three numbers at least"):
+        models.alexnet(channels=(64, 192))
+
+
 # --------------------------------------------------------------------------------------------------
 # VGG
 
