@@ -239,6 +239,37 @@ def test_vgg16_has_the_published_blocks_and_field() -> None:
     assert [counts(f"vgg{depth}") for depth in (11, 13, 19)] == [132_863_336, 133_047_848, 143_667_240]
 
 
+class TorchWideVGG(tnn.Module):
+    """Blocks of one and of two 5x5 convolutions with 4 and 6 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = tnn.Sequential(
+            *(tnn.Conv2d(1, 4, 5, padding=2), tnn.ReLU(), tnn.MaxPool2d(2)),
+            *(tnn.Conv2d(4, 6, 5, padding=2), tnn.ReLU(), tnn.Conv2d(6, 6, 5, padding=2), tnn.ReLU()),
+            tnn.MaxPool2d(2),
+        )
+        self.avgpool = tnn.AdaptiveAvgPool2d(2)
+        self.classifier = tnn.Sequential(
+            *(tnn.Linear(24, 8), tnn.ReLU(), tnn.Dropout(0)),
+            *(tnn.Linear(8, 8), tnn.ReLU(), tnn.Dropout(0), tnn.Linear(8, 3)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+def test_vgg_with_another_kernel_and_widths_layer_by_layer() -> None:
+    options = {"in_channels": 1, "width": (4, 6), "kernel": 5, "hidden": 8, "grid": 2}
+    with undrawn():
+        ours = models.VGG((1, 2), num_classes=3, dropout=0.0, **options)
+    compare(ours, TorchWideVGG(), (2, 1, 12, 13))
+    with pytest.raises(ValueError, match="kernel must be odd"):
+        models.VGG(kernel=4)
+    with pytest.raises(ValueError, match="one for each of 2 blocks"):
+        models.VGG((1, 2), width=(4, 6, 8))
+
+
 # --------------------------------------------------------------------------------------------------
 # GoogLeNet
 
