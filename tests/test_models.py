@@ -14,6 +14,7 @@ from torch import nn as tnn
 import tinyconv as tc
 from model_checks import compare, parameters, undrawn
 from tinyconv import Tensor, explain, models, nn
+from tinyconv.models.googlenet import Inception
 from tinyconv.models.registry import NETWORKS
 from tinyconv.models.resnet import BasicBlock, Bottleneck
 from tinyconv.nn import init
@@ -339,6 +340,24 @@ class TorchGoogLeNet2014(tnn.Module):
         x = self.inception5b(self.inception5a(self.maxpool4(self.inception4e(x))))
         y = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return (y, aux2, aux1) if self.training else y
+
+
+def test_inception_without_reduction_and_without_a_branch() -> None:
+    torch.manual_seed(0)
+    reference = TorchInception(6, 4, 3, 5, 2, 3, 2)
+    reference.branch2 = tnn.Sequential(TorchConv(6, 5, 3))
+    x = torch.randn(2, 6, 7, 5)
+    branches = {0: reference.branch1, 2: reference.branch2, 4: reference.branch3, 5: reference.branch4}
+    state = {key: tc.tensor(value.numpy()) for key, value in reference.state_dict().items()}
+    for missing, left_out in branches.items():
+        sizes = [4, 0, 5, 2, 3, 2]
+        sizes[missing] = 0
+        ours = Inception(6, sizes, paper=True)
+        ours.load_state_dict({key: state[key] for key in ours.state_dict()})
+        expected = torch.cat([branch(x) for branch in branches.values() if branch is not left_out], 1)
+        np.testing.assert_allclose(ours(tc.tensor(x.numpy())).detach().numpy(), expected.detach().numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="at least some maps"):
+        Inception(6, (0, 3, 0, 2, 0, 0))
 
 
 def test_googlenet2014_layer_by_layer() -> None:
