@@ -419,10 +419,10 @@ for name in activations:
     print(f"{name:10} {cells[0]:8.3f} {found[0]:10.3f} {cells[1]:12.3f} {found[1]:10.3f}")
 
 figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained", sharey=True)
-for axis, scale in zip(axes, (1, 4)):
+for axis, scale, title in zip(axes, (1, 4), ("He's weights", "four times as wide")):
     for name, style in zip(activations, ("k:", "k-", "k--")):
         axis.plot(range(1, 5), [row["val_accuracy"] for row in histories[scale, name]], style, marker=".", label=name)
-    axis.set(title=f"weights {scale} times as wide as He's", xlabel="epoch", ylim=(0, 1.02), xticks=range(1, 5))
+    axis.set(title=title, xlabel="epoch", ylim=(0, 1.02), xticks=range(1, 5))
 axes[0].set_ylabel("test accuracy")
 axes[1].legend(fontsize=8)
 show(
