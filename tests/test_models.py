@@ -14,6 +14,7 @@ from torch import nn as tnn
 import tinyconv as tc
 from model_checks import compare, parameters, undrawn
 from tinyconv import Tensor, explain, models, nn
+from tinyconv.models.googlenet import Inception
 from tinyconv.models.registry import NETWORKS
 from tinyconv.models.resnet import BasicBlock, Bottleneck
 from tinyconv.nn import init
@@ -190,6 +191,38 @@ def test_a_small_alexnet_takes_small_images() -> None:
         model(tc.zeros(1, 3, 32, 14))
 
 
+class TorchDeepTanhNet(tnn.Module):
+    """AlexNet with tanh and channels 4, 12, 24, 16, 16, 16, for small images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        c = (12, 24, 16, 16, 16)
+        pairs = [(tnn.Conv2d(a, b, 3, padding=1), tnn.Tanh()) for a, b in zip(c, c[1:])]
+        self.features = tnn.Sequential(
+            *(tnn.Conv2d(1, 4, 5, 2, 2), tnn.Tanh(), tnn.MaxPool2d(3, 2)),
+            *(tnn.Conv2d(4, 12, 5, padding=2), tnn.Tanh(), tnn.MaxPool2d(3, 2)),
+            *[layer for pair in pairs for layer in pair],
+            tnn.MaxPool2d(3, 2),
+        )
+        self.avgpool = tnn.AdaptiveAvgPool2d(1)
+        self.classifier = tnn.Sequential(
+            *(tnn.Dropout(0), tnn.Linear(16, 8), tnn.Tanh()),
+            *(tnn.Dropout(0), tnn.Linear(8, 8), tnn.Tanh(), tnn.Linear(8, 3)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+def test_alexnet_of_another_depth_and_activation_layer_by_layer() -> None:
+    sizes = {"in_channels": 1, "width": 1 / 16, "hidden": 8, "stem": (5, 2, 2), "grid": 1}
+    channels = (64, 192, 384, 256, 256, 256)
+    ours = made("alexnet", num_classes=3, dropout=0.0, activation=nn.Tanh, channels=channels, **sizes)
+    compare(ours, TorchDeepTanhNet(), (2, 1, 32, 32))
+    with pytest.raises(ValueError, match="channels must be three numbers at least"):
+        models.alexnet(channels=(64, 192))
+
+
 # --------------------------------------------------------------------------------------------------
 # VGG
 
@@ -205,6 +238,37 @@ def test_vgg16_has_the_published_blocks_and_field() -> None:
     three = explain.receptive_field([(3, 1, 1, 1)] * 3)
     assert three == explain.receptive_field([(7, 1, 3, 1)])
     assert [counts(f"vgg{depth}") for depth in (11, 13, 19)] == [132_863_336, 133_047_848, 143_667_240]
+
+
+class TorchWideVGG(tnn.Module):
+    """Blocks of one and of two 5x5 convolutions with 4 and 6 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = tnn.Sequential(
+            *(tnn.Conv2d(1, 4, 5, padding=2), tnn.ReLU(), tnn.MaxPool2d(2)),
+            *(tnn.Conv2d(4, 6, 5, padding=2), tnn.ReLU(), tnn.Conv2d(6, 6, 5, padding=2), tnn.ReLU()),
+            tnn.MaxPool2d(2),
+        )
+        self.avgpool = tnn.AdaptiveAvgPool2d(2)
+        self.classifier = tnn.Sequential(
+            *(tnn.Linear(24, 8), tnn.ReLU(), tnn.Dropout(0)),
+            *(tnn.Linear(8, 8), tnn.ReLU(), tnn.Dropout(0), tnn.Linear(8, 3)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+def test_vgg_with_another_kernel_and_widths_layer_by_layer() -> None:
+    options = {"in_channels": 1, "width": (4, 6), "kernel": 5, "hidden": 8, "grid": 2}
+    with undrawn():
+        ours = models.VGG((1, 2), num_classes=3, dropout=0.0, **options)
+    compare(ours, TorchWideVGG(), (2, 1, 12, 13))
+    with pytest.raises(ValueError, match="kernel must be odd"):
+        models.VGG(kernel=4)
+    with pytest.raises(ValueError, match="one for each of 2 blocks"):
+        models.VGG((1, 2), width=(4, 6, 8))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -276,6 +340,24 @@ class TorchGoogLeNet2014(tnn.Module):
         x = self.inception5b(self.inception5a(self.maxpool4(self.inception4e(x))))
         y = self.fc(self.dropout(self.avgpool(x).flatten(1)))
         return (y, aux2, aux1) if self.training else y
+
+
+def test_inception_without_reduction_and_without_a_branch() -> None:
+    torch.manual_seed(0)
+    reference = TorchInception(6, 4, 3, 5, 2, 3, 2)
+    reference.branch2 = tnn.Sequential(TorchConv(6, 5, 3))
+    x = torch.randn(2, 6, 7, 5)
+    branches = {0: reference.branch1, 2: reference.branch2, 4: reference.branch3, 5: reference.branch4}
+    state = {key: tc.tensor(value.numpy()) for key, value in reference.state_dict().items()}
+    for missing, left_out in branches.items():
+        sizes = [4, 0, 5, 2, 3, 2]
+        sizes[missing] = 0
+        ours = Inception(6, sizes, paper=True)
+        ours.load_state_dict({key: state[key] for key in ours.state_dict()})
+        expected = torch.cat([branch(x) for branch in branches.values() if branch is not left_out], 1)
+        np.testing.assert_allclose(ours(tc.tensor(x.numpy())).detach().numpy(), expected.detach().numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="at least some maps"):
+        Inception(6, (0, 3, 0, 2, 0, 0))
 
 
 def test_googlenet2014_layer_by_layer() -> None:

@@ -25,6 +25,7 @@ figure 2. AlexNet is torchvision's: Krizhevsky, "One weird trick for parallelizi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyconv import nn
@@ -38,7 +39,9 @@ class AlexNet(nn.Module):
 
     ``width`` multiplies the channels of the convolutions, ``hidden`` is that of fc6 and fc7. For small images:
     ``stem``, (kernel, stride, padding) of the first convolution, e.g. (5, 1, 2) for 32x32, and ``grid``, the side of
-    the maps that fc6 sees, to which they are averaged, 3 there. ValueError: an image that the poolings use up.
+    the maps that fc6 sees, to which they are averaged, 3 there. For experiments: ``activation`` in place of ReLU, and
+    ``channels``, one number a convolution, of which all behind the second stand between the last two poolings.
+    ValueError: fewer than three ``channels``; an image that the poolings use up.
     """
 
     def __init__(
@@ -51,35 +54,35 @@ class AlexNet(nn.Module):
         hidden: int = 4096,
         stem: tuple[int, int, int] = (11, 4, 2),
         grid: int = 6,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        channels: Sequence[int] = (64, 192, 384, 256, 256),
     ) -> None:
         super().__init__()
-        c1, c2, c3, c4, c5 = (round(width * channels) for channels in (64, 192, 384, 256, 256))
+        if len(channels) < 3:
+            raise ValueError(f"AlexNet: channels must be three numbers at least, one a convolution, but is {channels}.")
+        c1, c2, *others = (round(width * count) for count in channels)
         kernel, stride, padding = stem
         self.in_channels = in_channels
         self.least = 14 * stride + kernel - 2 * padding  # 15 pixels behind conv1 leave 7, 3 and 1 behind the poolings
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, c1, kernel, stride, padding),  # (N, 64, 55, 55)
-            nn.ReLU(),
+            activation(),
             nn.MaxPool2d(3, 2),  # (N, 64, 27, 27)
             nn.Conv2d(c1, c2, 5, padding=2),
-            nn.ReLU(),
+            activation(),
             nn.MaxPool2d(3, 2),  # (N, 192, 13, 13)
-            nn.Conv2d(c2, c3, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(c3, c4, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(c4, c5, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),  # (N, 256, 6, 6)
         )
+        for source, target in zip([c2, *others], others):
+            self.features.extend([nn.Conv2d(source, target, 3, padding=1), activation()])
+        self.features.append(nn.MaxPool2d(3, 2))  # (N, 256, 6, 6)
         self.avgpool = nn.AdaptiveAvgPool2d(grid)
         self.classifier = nn.Sequential(
             nn.Dropout(dropout),
-            nn.Linear(c5 * grid * grid, hidden),
-            nn.ReLU(),
+            nn.Linear(others[-1] * grid * grid, hidden),
+            activation(),
             nn.Dropout(dropout),
             nn.Linear(hidden, hidden),
-            nn.ReLU(),
+            activation(),
             nn.Linear(hidden, num_classes),
         )
 

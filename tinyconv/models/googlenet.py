@@ -40,6 +40,7 @@ Source: Szegedy et al., "Going deeper with convolutions", 2014, table 1 and sect
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tinyconv import functional as F
@@ -86,24 +87,35 @@ class ConvReLU(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four branches on the same maps, joined: (N, C, H, W) to (N, 1x1 + 3x3 + 5x5 + pool, H, W)."""
+    """Four branches on the same maps, joined: (N, C, H, W) to (N, 1x1 + 3x3 + 5x5 + pool, H, W).
 
-    def __init__(self, in_channels: int, sizes: tuple[int, ...], paper: bool = False) -> None:
+    ``sizes``: as in BLOCKS. For experiments, 0 maps behind a branch leave the branch out, and a reduction to 0 maps
+    leaves out the 1x1 convolution before the window. ValueError: no branch is left.
+    """
+
+    def __init__(self, in_channels: int, sizes: Sequence[int], paper: bool = False) -> None:
         super().__init__()
         one, three_reduced, three, five_reduced, five, pool = sizes
-        wide = 5 if paper else 3
-        self.branch1 = ConvReLU(in_channels, one, 1, paper)
-        self.branch2 = nn.Sequential(
-            ConvReLU(in_channels, three_reduced, 1, paper), ConvReLU(three_reduced, three, 3, paper, padding=1)
-        )
-        self.branch3 = nn.Sequential(
-            ConvReLU(in_channels, five_reduced, 1, paper), ConvReLU(five_reduced, five, wide, paper, padding=wide // 2)
-        )
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), ConvReLU(in_channels, pool, 1, paper))
+        if not any((one, three, five, pool)):
+            raise ValueError(f"Inception: sizes must leave one branch at least some maps, but is {sizes}.")
+
+        def windowed(reduced: int, out: int, kernel: int) -> nn.Module | None:
+            if not out:
+                return None
+            first = [ConvReLU(in_channels, reduced, 1, paper)] if reduced else []
+            return nn.Sequential(*first, ConvReLU(reduced or in_channels, out, kernel, paper, padding=kernel // 2))
+
+        self.branch1 = ConvReLU(in_channels, one, 1, paper) if one else None
+        self.branch2 = windowed(three_reduced, three, 3)
+        self.branch3 = windowed(five_reduced, five, 5 if paper else 3)
+        self.branch4 = None
+        if pool:
+            self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), ConvReLU(in_channels, pool, 1, paper))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The four branches behind each other on the channel axis."""
-        return cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+        """The branches behind each other on the channel axis."""
+        branches = (self.branch1, self.branch2, self.branch3, self.branch4)
+        return cat([branch(x) for branch in branches if branch is not None], 1)
 
 
 class InceptionAux(nn.Module):

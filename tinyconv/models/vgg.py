@@ -40,8 +40,9 @@ class VGG(nn.Module):
     """Images (N, in_channels, H, W) to class scores (N, num_classes); H and W at least 2 to the number of blocks.
 
     ``blocks``: convolutions of each, as in BLOCKS; ``batch_norm``: one behind every convolution. ``width`` is the
-    channels of the first block, doubled up to eightfold; ``hidden`` that of the linear layers; ``grid`` the side of
-    the maps that they see, to which any image is averaged. ValueError: an image that the poolings use up.
+    channels of the first block, doubled up to eightfold, or one number a block; ``kernel``, an odd number, the side of
+    all windows; ``hidden`` the width of the linear layers; ``grid`` the side of the maps that they see, to which any
+    image is averaged. ValueError: an even kernel, not one width a block, an image that the poolings use up.
     """
 
     def __init__(
@@ -52,18 +53,23 @@ class VGG(nn.Module):
         dropout: float = 0.5,
         *,
         in_channels: int = 3,
-        width: int = 64,
+        width: int | Sequence[int] = 64,
+        kernel: int = 3,
         hidden: int = 4096,
         grid: int = 7,
     ) -> None:
         super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"VGG: kernel must be odd, so that padding keeps the size of the maps, but is {kernel}.")
+        widths = [width << min(number, 3) for number in range(len(blocks))] if isinstance(width, int) else width
+        if len(widths) != len(blocks):
+            raise ValueError(f"VGG: width must be one number, or one for each of {len(blocks)} blocks, but is {width}.")
         self.in_channels, self.least = in_channels, 1 << len(blocks)
         layers: list[nn.Module] = []
         channels = in_channels
-        for number, convolutions in enumerate(blocks):
+        for convolutions, out in zip(blocks, widths):
             for _ in range(convolutions):
-                out = width << min(number, 3)
-                layers.append(nn.Conv2d(channels, out, 3, padding=1))
+                layers.append(nn.Conv2d(channels, out, kernel, padding=kernel // 2))
                 layers.extend([nn.BatchNorm2d(out), nn.ReLU()] if batch_norm else [nn.ReLU()])
                 channels = out
             layers.append(nn.MaxPool2d(2))
