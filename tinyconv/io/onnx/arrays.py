@@ -12,8 +12,8 @@ import numpy as np
 from tinyconv import functional as F
 from tinyconv.autograd import Tensor
 from tinyconv.io.onnx.node import DTYPES, Node, integers
-from tinyconv.kernels.arrays import array_module
-from tinyconv.ops import compare, elementwise, reduce as reductions, shape
+from tinyconv.ops import compare, elementwise, shape
+from tinyconv.ops import reduce as reductions
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import cast
 from tinyconv.ops.matmul import einsum
@@ -143,14 +143,17 @@ def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> Any:
 
 
 def _slice(node: Node, x: Tensor, *numbers: Tensor | None) -> Tensor:
-    """Starts, ends, axes and steps, inputs since version 10 of the operators; they are cut off as Python's are."""
+    """Starts, ends, axes and steps, inputs since version 10 of the operators.
+
+    They are cut off as Python's are, but backwards from before the first element begins with the first.
+    """
     listed = [None if t is None else integers(t) for t in numbers]
     listed = listed or [node.get(name) for name in ("starts", "ends", "axes")]
-    starts, ends, axes, steps = (*listed, *[None] * (4 - len(listed)))
+    starts, ends, axes, steps = (listed + [None, None])[:4]
     assert starts is not None and ends is not None
     key = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes or range(x.ndim), steps or [1] * len(starts)):
-        key[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
+        key[axis] = slice(max(start, -x.shape[axis]), None if step < 0 and end < -x.shape[axis] else end, step)
     return shape.getitem(x, tuple(key))
 
 

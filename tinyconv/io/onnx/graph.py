@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from tinyconv.io.onnx.node import Node
 from tinyconv.nn import Module, Parameter
 from tinyconv.ops.convert import as_tensor
 
-RULES = {**layers.RULES, **arrays.RULES, **resize.RULES}
+RULES: dict[str, Callable[..., Any]] = {**layers.RULES, **arrays.RULES, **resize.RULES}
 
 #: What an attribute may be, where we have only a part of the operator.
 _LIMITS: dict[tuple[str, str], tuple[Any, ...]] = {
@@ -58,7 +58,11 @@ def missing(nodes: Sequence[Node]) -> list[str]:
     found = []
     for node in nodes:
         limits = {name: allowed for (kind, name), allowed in _LIMITS.items() if kind == node.kind}
-        wrong = [f"{n}={node.get(n)!r}" for n, allowed in limits.items() if n in node.attributes and node.get(n) not in allowed]
+        wrong = [
+            f"{n}={node.get(n)!r}"
+            for n, allowed in limits.items()
+            if n in node.attributes and node.get(n) not in allowed
+        ]
         if node.kind not in RULES or wrong:
             found.append(" with ".join([str(node), *wrong]))
     return found
@@ -91,7 +95,9 @@ class OnnxModule(Module):
             self.register_buffer(name, Tensor(array), persistent=False)
         last = {name: i for i, node in enumerate(nodes) for name in node.inputs}
         kept = {"", *outputs}
-        self._done = [[n for n in dict.fromkeys(node.inputs) if last[n] == i and n not in kept] for i, node in enumerate(nodes)]
+        self._done = [
+            [n for n in dict.fromkeys(node.inputs) if last[n] == i and n not in kept] for i, node in enumerate(nodes)
+        ]
 
     def extra_repr(self) -> str:
         shapes = ", ".join(f"{name}: {dtype} {shape}" for name, dtype, shape in self.inputs)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from tinyconv import functional as F
 from tinyconv.autograd import Tensor
 from tinyconv.geometry import Geometry, Pairs, Sizes, same_padding, shape_padding, transposed_geometry, window_geometry
@@ -103,7 +101,9 @@ def _max_pool(node: Node, x: Tensor) -> Any:
 def _max_unpool(node: Node, x: Tensor, indices: Tensor, output_shape: Tensor | None = None) -> Tensor:
     _of_rank("max_unpool", x)
     rank = x.ndim - 2
-    g = transposed_geometry("MaxUnpool", x.shape[2:], node.get("kernel_shape"), *_steps(node, rank)[:1], _pads(node, rank))
+    g = transposed_geometry(
+        "MaxUnpool", x.shape[2:], node.get("kernel_shape"), *_steps(node, rank)[:1], _pads(node, rank)
+    )
     size = g.size if output_shape is None else tuple(integers(output_shape)[2:])
     at = indices.data - _planes(x, size)
     if indices.shape != x.shape or at.size and (at.min() < 0 or at.max() >= prod(size)):

@@ -159,7 +159,9 @@ def _check_order(nodes: list[Node], names: list[str], outputs: list[str]) -> Non
     for node in nodes:
         for name in node.inputs:
             if name and name not in made:
-                lacking = "only made later: the graph has a cycle or is not in order" if name in later else "made nowhere"
+                lacking = (
+                    "only made later: the graph has a cycle or is not in order" if name in later else "made nowhere"
+                )
                 raise ValueError(f"{node} reads {name[:80]!r}, which is {lacking}")
         results = [name for name in node.outputs if name]
         if not made.isdisjoint(results) or len(set(results)) < len(results):

@@ -1,11 +1,11 @@
-"""Resize and Upsample of ONNX: for each axis, where an output pixel lies on the input's axis, and which pixels it reads.
+"""Resize and Upsample of ONNX: where each output pixel lies on the input's axes, and which pixels it reads.
 
 Source: ONNX, "Operator schemas", Resize.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 MODES = ("nearest", "linear", "cubic")
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric")
-_ROUNDED = {
+_ROUNDED: dict[str, Callable[[Array], Array]] = {
     "round_prefer_floor": lambda p: np.ceil(p - np.float32(0.5)),
     "round_prefer_ceil": lambda p: np.floor(p + np.float32(0.5)),
     "floor": np.floor,
@@ -95,4 +95,4 @@ def _scaled(node: Node, x: Tensor, axes: Sequence[int], scales: Array) -> Tensor
     return _resized(node, x, axes, scales.tolist(), [int(x.shape[a] * np.float32(s)) for a, s in zip(axes, scales)])
 
 
-RULES = {"Resize": resize, "Upsample": upsample}
+RULES: dict[str, Callable[..., Tensor]] = {"Resize": resize, "Upsample": upsample}
