@@ -1,4 +1,4 @@
-"""Every network as an ONNX file, run by onnxruntime."""
+"""Every network as an ONNX file, run by onnxruntime and read again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import tinyconv as tc
 from test_models import MINIATURES
 from tinyconv import Tensor, models, nn
-from tinyconv.io import save_onnx
+from tinyconv.io import load_onnx, save_onnx
 from tinyconv.models.registry import NETWORKS
 
 pytest.importorskip("onnx")
@@ -39,6 +39,7 @@ def agree(model: nn.Module, shape: tuple[int, ...], path: Path) -> None:
     expected = model.eval()(Tensor(x)).data
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(load_onnx(path)(x).data, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn as tnn
 
+from test_io import FUZZ, damaged
 from tinyconv import Tensor, io
 
 onnx = pytest.importorskip("onnx")
@@ -413,3 +421,230 @@ def test_every_rule_is_in_the_table() -> None:
     from tinyconv.io.onnx.graph import RULES
 
     assert set(RULES) == {kind for kind, _, _ in OPERATORS}
+
+
+# --------------------------------------------------------------------------------------------------
+# Whole networks of torch
+
+
+class Branches(torch.nn.Module):
+    """What the layers above do not have: shapes read at run time, chunks, and joins."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        a, b = x.chunk(2, 1)
+        y = torch.cat([a, b.flip(1)], 1).view(x.size(0), -1, x.size(3)).transpose(1, 2)
+        z = tnn.functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        masked = torch.where(x > 0, x, x.mean(dim=(2, 3), keepdim=True)).clamp(-0.5, 0.5)
+        return y.softmax(-1), z[:, 1:3, ::2], masked.pow(2).sum(1)
+
+
+TORCH: dict[str, Callable[[], torch.nn.Module]] = {
+    "plain": lambda: tnn.Sequential(
+        *(tnn.Conv2d(4, 6, 3, 2, 1), tnn.BatchNorm2d(6), tnn.LeakyReLU(0.2), tnn.MaxPool2d(2, 2, ceil_mode=True)),
+        *(tnn.Conv2d(6, 6, 3, padding="same", groups=3), tnn.PReLU(6), tnn.AvgPool2d(2, 1, 1)),
+        *(tnn.AdaptiveAvgPool2d(1), tnn.Flatten(), tnn.Dropout(), tnn.Linear(6, 3), tnn.LogSoftmax(1)),
+    ),
+    "activations": lambda: tnn.Sequential(
+        *(tnn.GELU(), tnn.ELU(), tnn.SELU(), tnn.CELU(0.5), tnn.Hardswish(), tnn.Hardsigmoid(), tnn.SiLU(), tnn.Mish()),
+        *(tnn.Softplus(), tnn.LogSigmoid(), tnn.Tanh(), tnn.Sigmoid(), tnn.ReLU6(), tnn.Softsign(), tnn.GLU(1)),
+    ),
+    "norms": lambda: tnn.Sequential(
+        *(tnn.GroupNorm(2, 4), tnn.InstanceNorm2d(4, affine=True), tnn.LayerNorm((8, 9))),
+        *(tnn.ReflectionPad2d(1), tnn.ReplicationPad2d(1), tnn.ZeroPad2d(1), tnn.ConstantPad2d(1, 2.0)),
+    ),
+    "decoder": lambda: tnn.Sequential(
+        *(tnn.ConvTranspose2d(4, 4, 3, 2, 1, 1, groups=2), tnn.Upsample(scale_factor=2), tnn.PixelShuffle(2)),
+        *(tnn.Upsample(size=(9, 7), mode="bicubic"), tnn.Conv2d(1, 2, 1), tnn.AdaptiveMaxPool2d(1)),
+    ),
+    "branches": Branches,
+    "attention": lambda: tnn.Sequential(
+        *(tnn.Flatten(2), tnn.TransformerEncoderLayer(72, 4, 16, batch_first=True, norm_first=True), tnn.Linear(72, 2))
+    ),
+}
+
+
+def exported(net: torch.nn.Module, x: torch.Tensor, path: Path, opset: int = 18, **options: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (x,), str(path), dynamo=False, opset_version=opset, **options)
+
+
+@pytest.mark.parametrize(("name", "opset"), [(n, v) for n in TORCH for v in (12, 18) if (n, v) != ("attention", 12)])
+def test_a_network_that_torch_wrote(name: str, opset: int, tmp_path: Path) -> None:
+    """Exported for two images with a free batch, run on three. torch writes its attention from version 14 on."""
+    torch.manual_seed(0)
+    net = TORCH[name]()
+    for module in net.modules():
+        if isinstance(module, tnn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    net.eval()
+    exported(net, torch.randn(2, 4, 8, 9), tmp_path / "a.onnx", opset, input_names=["x"], dynamic_axes={"x": {0: "n"}})
+    x = torch.randn(3, 4, 8, 9)
+    with torch.no_grad():
+        expected = net(x)
+    found = io.load_onnx(tmp_path / "a.onnx")(x.numpy())
+    for ours, theirs in zip(*(y if isinstance(y, tuple) else (y,) for y in (found, expected)), strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours.data, theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_weights_are_parameters_under_their_names_and_have_the_gradients_of_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = tnn.Sequential(tnn.Conv2d(2, 3, 3), tnn.ReLU(), tnn.Flatten(), tnn.Linear(3 * 4 * 4, 2))
+    x = torch.randn(2, 2, 6, 6)
+    exported(net, x, tmp_path / "a.onnx")
+    net(x).square().sum().backward()
+    ours = io.load_onnx(tmp_path / "a.onnx")
+    ours(x.numpy()).square().sum().backward()
+    expected = dict(net.named_parameters())
+    found = dict(ours.named_parameters())
+    assert set(found) == set(expected) == set(ours.state_dict())
+    for name, p in found.items():
+        assert p.grad is not None
+        np.testing.assert_allclose(p.grad.data, expected[name].grad.numpy(), rtol=1e-4, atol=1e-5)
+    again = pickle.loads(pickle.dumps(ours))  # for a loader's workers, and for copy.deepcopy
+    assert np.array_equal(again(x.numpy()).data, ours(x.numpy()).data)
+
+
+def test_running_statistics_are_buffers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = dict(zip(("w", "b", "mean", "var"), rng.uniform(0.5, 1, (4, 3)).astype(np.float32)))
+    node = helper.make_node("BatchNormalization", ["x", *weights], ["y"])
+    onnx.save(network([node], {"x": floats(rng, 2, 3, 4)}, ["y"], weights), str(tmp_path / "a.onnx"))
+    model = io.load_onnx(tmp_path / "a.onnx")
+    assert [n for n, _ in model.named_parameters()] == ["w", "b"]
+    assert [n for n, _ in model.named_buffers()] == ["mean", "var"]
+    assert set(model.state_dict()) == set(weights)
+
+
+# --------------------------------------------------------------------------------------------------
+# Refused
+
+
+def refused(model: Any, path: Path, match: str) -> None:
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    with pytest.raises(ValueError, match=match) as caught:
+        io.load_onnx(path)
+    assert "\n" not in str(caught.value) and path.name in str(caught.value) and len(str(caught.value)) < 1000
+
+
+X = np.ones((2, 3), np.float32)
+
+
+def chain(*kinds: str, **attributes: Any) -> list[Any]:
+    nodes = [helper.make_node(kind, [f"v{i}"], [f"v{i + 1}"], name=f"n{i}") for i, kind in enumerate(kinds)]
+    nodes[-1].attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    return nodes
+
+
+def test_all_operators_that_are_missing_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    nodes = chain("Det", "Relu", "NonZero", "BatchNormalization", training_mode=1)
+    refused(
+        network(nodes, {"v0": X}, ["v4"]),
+        path,
+        r"no Det \(n0\); no NonZero \(n2\); no Batch.*\(n3\) with training_mode=1\.",
+    )
+    nodes[0].domain = "com.microsoft"
+    refused(network(nodes, {"v0": X}, ["v4"]), path, r"no com.microsoft.Det \(n0\)")
+    refused(network(chain("Relu"), {"v0": X}, ["v1"], opset=6), path, "version 6 of ONNX's operators; 7 is the oldest")
+
+
+def test_a_graph_that_does_not_hang_together(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    refused(
+        network(chain("Relu", "Relu")[::-1], {"v0": X}, ["v2"]), path, r"Relu \(n1\) reads 'v1', .* a cycle or is not"
+    )
+    refused(network(chain("Relu"), {"x": X}, ["v1"]), path, r"Relu \(n0\) reads 'v0', which is made nowhere")
+    refused(network(chain("Relu"), {"v0": X}, ["z"]), path, "the output 'z' is made nowhere")
+    refused(network(chain("Relu") * 2, {"v0": X}, ["v1"]), path, r"Relu \(n0\) makes a value that is there already")
+    refused(network(chain("Relu"), {"v0": X, "v1": X}, ["v1"]), path, "makes a value that is there already")
+    refused(network(chain("Relu"), {"v0": X}, []), path, "no graph with an output")
+    refused(b"", path, "no graph with an output")
+    refused(b"\x3a\xff", path, "DecodeError")
+
+
+def test_weights_that_are_not_what_they_claim(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    model = network(chain("Relu"), {"v0": X}, ["v1"], {"w": X})
+    (w,) = model.graph.initializer
+    w.dims[:] = [2**40, 2**40]
+    refused(model, path, r"tensor 'w' claims \(1099511627776, 1099511627776\) of float32, but has 24 bytes")
+    w.dims[:] = [-2, -3]
+    refused(model, path, r"tensor 'w' claims the shape \(-2, -3\)")
+    w.ClearField("raw_data")
+    w.dims[:] = [2**40]
+    refused(model, path, "broken")
+    w.data_type = onnx.TensorProto.BFLOAT16
+    refused(model, path, "tensor 'w' is BFLOAT16, which NumPy has not")
+    w.data_type = 99
+    refused(model, path, "tensor 'w' is of type 99")
+
+
+def test_weights_in_a_file_beside(tmp_path: Path) -> None:
+    path, rng = tmp_path / "net" / "a.onnx", np.random.default_rng(0)
+    path.parent.mkdir()
+    weights = {"w": floats(rng, 4, 3, 3, 3), "b": floats(rng, 4)}
+    x = {"x": floats(rng, 1, 3, 8, 8)}
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"])
+    inside = network([node], x, ["y"], weights)
+    expected = run(inside, x)[0]
+    onnx.save(inside, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    np.testing.assert_allclose(io.load_onnx(path)(x["x"]).data, expected, rtol=1e-5, atol=1e-5)
+
+    model = onnx.load(str(path), load_external_data=False)
+    entries = {entry.key: entry for entry in model.graph.initializer[0].external_data}
+    whole = (path.parent / "weights.bin").read_bytes()
+    for length in (0, len(whole) - 1):
+        (path.parent / "weights.bin").write_bytes(whole[:length])
+        refused(model, path, "claim .* bytes, which 'weights.bin' has not")
+    (path.parent / "weights.bin").write_bytes(whole)
+    (tmp_path / "secret").write_bytes(whole)
+    (path.parent / "link").symlink_to(tmp_path / "secret")
+    for outside in ("../secret", str(tmp_path / "secret"), "link", "", "nothing", ".."):
+        entries["location"].value = outside
+        refused(model, path, "no file in its folder")
+    entries["location"].value = "weights.bin"
+    entries["offset"].value = "-4"
+    refused(model, path, "claim 432 bytes, which 'weights.bin' has not")
+    many = [onnx.TensorProto.FromString(model.graph.initializer[1].SerializeToString()) for _ in range(100)]
+    for i, t in enumerate(many):  # a few bytes that many weights claim
+        t.name = f"t{i}"
+    model.graph.initializer.extend(many)
+    entries["offset"].value = "0"
+    refused(model, path, "which 'weights.bin' has not")
+
+
+def test_what_is_given_is_compared_with_what_the_file_declares(tmp_path: Path) -> None:
+    onnx.save(network(chain("Relu"), {"v0": X}, ["v1"]), str(tmp_path / "a.onnx"))
+    model = io.load_onnx(tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match=r"v0 must be float32 of shape \(2, 3\), but is float32 of shape \(3, 2\)"):
+        model(X.T)
+    with pytest.raises(ValueError, match=r"but is float64"):
+        model(X.astype(np.float64))
+    with pytest.raises(ValueError, match=r"1 inputs are needed \(v0\), but 2 were given"):
+        model(X, X)
+    onnx.save(network([helper.make_node("MatMul", ["a", "a"], ["y"])], {"a": X}, ["y"]), str(tmp_path / "b.onnx"))
+    with pytest.raises(ValueError, match=r"MatMul \(makes 'y'\) of \[\(2, 3\), \(2, 3\)\]: matmul: the last axis"):
+        io.load_onnx(tmp_path / "b.onnx")(X)
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_damaged_file_gives_a_network_or_a_sentence(tmp_path: Path, data: st.DataObject) -> None:
+    whole = tmp_path / "whole.onnx"
+    if not whole.exists():
+        exported(TORCH["plain"]().eval(), torch.randn(1, 4, 8, 9), whole)
+    path = tmp_path / "damaged.onnx"
+    content = data.draw(damaged(whole.read_bytes()))
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        io.load_onnx(path)
+    except ValueError as error:
+        assert path.name in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 2**22 + 20 * len(content)
