@@ -385,6 +385,7 @@ OPERATORS: list[tuple[str, int, Callable[[Rng], Case]]] = [
     ("Slice", 9, fixed(RAMP, starts=[1, -3], ends=[100, -1], axes=[1, 3])),
     ("Gather", 18, gathered),
     ("GatherElements", 18, lambda rng: ([floats(rng, 3, 4), rng.integers(-4, 4, (3, 2))], {"axis": 1}, 1)),
+    ("GatherND", 18, fixed(RAMP, np.int64([[[0, 1], [1, -1]], [[1, 0], [-2, 7]]]))),
     *(("Pad", 19, pad(mode)) for mode in ("constant", "reflect", "edge", "wrap")),
     ("Pad", 18, pad_axes),
     ("Pad", 10, fixed(RAMP, pads=[0, 0, 1, 2, 0, 0, 3, 0], value=1.5)),

@@ -166,6 +166,11 @@ def _gather_elements(node: Node, x: Tensor, index: Tensor) -> Tensor:
     return shape.gather(x, axis, elementwise.where(index < 0, index + x.shape[axis], index))
 
 
+def _gather_nd(node: Node, x: Tensor, index: Tensor) -> Tensor:
+    """The last axis of the index holds a place on the first axes of x."""
+    return shape.getitem(x, tuple(index[..., i] for i in range(index.shape[-1])))
+
+
 PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
@@ -258,6 +263,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
     "GridSample": _grid_sample,
     "Identity": lambda node, x: x,
     "Max": _folded(elementwise.maximum),

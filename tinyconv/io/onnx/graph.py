@@ -23,6 +23,7 @@ _LIMITS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("BatchNormalization", "training_mode"): (0,),
     ("BatchNormalization", "spatial"): (1,),
     ("CumSum", "exclusive"): (0,),
+    ("GatherND", "batch_dims"): (0,),
     ("MaxPool", "storage_order"): (0,),
     ("Pad", "mode"): tuple(arrays.PAD_MODES),
     ("Resize", "antialias"): (0,),
