@@ -164,6 +164,21 @@ def test_the_weights_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
         np.testing.assert_allclose(theirs[name].grad.data, p.grad.data, rtol=1e-4, atol=1e-5 * scale, err_msg=name)
 
 
+class Clipped(nn.BatchNorm2d):
+    """A batch norm with a forward of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).clamp(-1, 1)
+
+
+def test_a_changed_batch_norm_is_written_as_it_is(tmp_path: Path) -> None:
+    hooked = nn.BatchNorm2d(4)
+    hooked.register_forward_hook(lambda module, args, y: y * 2)
+    untracked = nn.BatchNorm2d(4, track_running_stats=False)
+    for norm in (Clipped(4), hooked, nn.BatchNorm2d(4, affine=False), untracked):
+        agree(nn.Sequential(norm), (2, 4, 3, 3), tmp_path / "a.onnx")
+
+
 # --------------------------------------------------------------------------------------------------
 # What no file can say
 

@@ -108,7 +108,7 @@ class _Watch:
     def __init__(self, model: nn.Module) -> None:
         self.calls: list[tuple[Function, tuple[Tensor, ...], tuple[Tensor, ...]]] = []
         self.versions: list[int] = []
-        self.norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        self.norms = [m for m in model.modules() if _is_plain_norm(m)]
 
     def __enter__(self) -> _Watch:
         apply = self.apply = Function.__call__
@@ -136,11 +136,19 @@ class _Watch:
     def norm(self, module: Any, args: Any, y: Tensor) -> None:
         """In place of what was noted since the norm began, the norm."""
         begin = self.begins.pop()
+        if module.training:  # a model may keep a part of it so
+            return
         del self.calls[begin:], self.versions[begin:]
         x, mean = args[0], module.running_mean
         ones, zeros = (Tensor(np.full(mean.shape, value, x.dtype)) for value in (1, 0))
         weight, bias = (plain if t is None else t for t, plain in ((module.weight, ones), (module.bias, zeros)))
         self.note(BatchNormed(module.eps), (x, weight, bias, mean, module.running_var), (y,))
+
+
+def _is_plain_norm(module: nn.Module) -> bool:
+    """A batch norm with running statistics, whose forward nobody has changed."""
+    changed = type(module).forward is not _BatchNorm.forward or module._pre_hooks or module._hooks
+    return isinstance(module, _BatchNorm) and module.running_mean is not None and not changed
 
 
 def _graph(model: nn.Module, images: Tensor) -> Graph:

@@ -1,7 +1,7 @@
 """An ONNX file read: first all of it is checked, then its graph becomes a Module.
 
 The file is a Protocol Buffers message, which onnx decodes; nothing in it is executed. What it claims about sizes is
-held against the bytes that are there before anything is allocated.
+held against the bytes that are there before anything is allocated. Running the module then costs what its graph says.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class _Reader:
             return np.array(numpy_helper.to_array(proto), dtype)  # refuses a shape that does not fit the numbers
         if len(data) != size:
             raise ValueError(f"the tensor {name!r} claims {shape} of {dtype}, but has {len(data)} bytes")
+        if dtype == np.bool_:  # any byte may be there, and NumPy counts on 0 and 1
+            return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
         return np.frombuffer(bytearray(data), dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(shape)
 
     def _outside(self, name: str, where: Mapping[str, str], size: int) -> bytes:
