@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class _Watch:
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: list[tuple[Function, tuple[Tensor, ...], tuple[Tensor, ...]]] = []
-        self.versions: list[int] = []
+        self.sums: list[int] = []  # checksums of the results
         self.norms = [m for m in model.modules() if _is_plain_norm(m)]
 
     def __enter__(self) -> _Watch:
@@ -131,14 +132,14 @@ class _Watch:
 
     def note(self, function: Function, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         self.calls.append((function, inputs, outputs))
-        self.versions.append(outputs[0].version.count)
+        self.sums.append(_checksum(outputs[0]))
 
     def norm(self, module: Any, args: Any, y: Tensor) -> None:
         """In place of what was noted since the norm began, the norm."""
         begin = self.begins.pop()
         if module.training:  # a model may keep a part of it so
             return
-        del self.calls[begin:], self.versions[begin:]
+        del self.calls[begin:], self.sums[begin:]
         x, mean = args[0], module.running_mean
         ones, zeros = (Tensor(np.full(mean.shape, value, x.dtype)) for value in (1, 0))
         weight, bias = (plain if t is None else t for t, plain in ((module.weight, ones), (module.bias, zeros)))
@@ -151,25 +152,33 @@ def _is_plain_norm(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) and module.running_mean is not None and not changed
 
 
+def _checksum(t: Tensor) -> int:
+    return zlib.crc32(t.detach().to("cpu").data.tobytes())
+
+
+def _check_unchanged(what: str, t: Tensor, noted: int) -> None:
+    """ValueError: somebody has written to the tensor's array since, which no operator shows."""
+    if _checksum(t) != noted:
+        place = f" at {t.version.place}" if t.version.place else ""
+        raise ValueError(
+            f"save_onnx: {what}, of shape {t.shape}, is changed in place{place}, which ONNX cannot say. Make a new "
+            "tensor there (x = x + 1 for x += 1)."
+        )
+
+
 def _graph(model: nn.Module, images: Tensor) -> Graph:
     """The model run on a copy of the images, watched and written down."""
     images = Tensor(images.data.copy())  # a model may write to what it is given
+    given = _checksum(images)
     with _Watch(model) as watch:
         result = run_quietly(model, images)
     graph = Graph(model, images, result if isinstance(result, tuple) else (result,))
     for _, inputs, _ in watch.calls:
         graph.uses.update(id(t.data) for t in inputs)
-    for (function, inputs, outputs), count in zip(watch.calls, watch.versions):
-        if outputs[0].version.count != count:
-            raise ValueError(
-                f"save_onnx: the result of {function.name}, of shape {outputs[0].shape}, is changed in place at "
-                f"{outputs[0].version.place}, which ONNX cannot say. Make a new tensor there (x = x + 1 for x += 1)."
-            )
+    for (function, inputs, outputs), noted in zip(watch.calls, watch.sums):
+        _check_unchanged(f"the result of {function.name}", outputs[0], noted)
         graph.add(RULES.get(type(function)), function, inputs, outputs)
-    if images.version.count:
-        raise ValueError(
-            f"save_onnx: the input is changed in place at {images.version.place}. Make a new tensor there."
-        )
+    _check_unchanged("the input", images, given)
     graph.calls = watch.calls
     graph.finish()
     return graph
