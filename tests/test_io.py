@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tinyconv import io, models
 
 KINDS = ("safetensors", "npz", "pt")
+FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def torch_state() -> dict[str, torch.Tensor]:
@@ -279,6 +280,29 @@ def test_no_tensor_reaches_beyond_its_memory(tmp_path: Path) -> None:
     refused(path, content(tensor(last, 0, (4,), (1,))), "has a ndarray where a storage must be")
 
 
+SIZES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=3)
+
+
+@FUZZ
+@given(offset=st.integers(0, 12), sizes=SIZES)
+def test_a_tensor_is_the_view_that_torch_makes_or_is_refused(
+    tmp_path: Path, offset: int, sizes: list[tuple[int, int]]
+) -> None:
+    shape, stride = tuple(n for n, _ in sizes), tuple(step for _, step in sizes)
+    memory = torch.arange(4.0)
+    try:
+        expected = torch.as_strided(memory, shape, stride, offset)
+    except RuntimeError:
+        expected = None
+    program = b"\x80\x02" + tensor(of_memory(), offset, shape, stride) + b"."
+    (tmp_path / "a.pt").write_bytes(zip_of({"a/data.pkl": program, "a/data/0": memory.numpy().tobytes()}))
+    if expected is None or expected.numel() > 4:
+        with pytest.raises(ValueError, match="does not fit in its storage"):
+            io.load(tmp_path / "a.pt")
+    else:
+        assert np.array_equal(io.load(tmp_path / "a.pt"), expected.numpy())
+
+
 def test_what_is_no_value_stays_out_of_the_result(tmp_path: Path) -> None:
     path, name = tmp_path / "a.pt", b"ccollections\nOrderedDict\n"
     data = {"a/data/0": bytes(16), "a/other": bytes(16)}
@@ -356,9 +380,6 @@ def survives(path: Path, content: bytes) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 2**22 + 20 * len(content)
-
-
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -53,6 +53,7 @@ def load(path: str | os.PathLike[str]) -> Any:
                 torchfile.refuse_bare_pickle(data)
             return tree.decode(data)
         members = archive.members(data)
+        del data  # so that a large file is in memory twice, not three times
         pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) > 1:
             raise ValueError("it has several members data.pkl")
