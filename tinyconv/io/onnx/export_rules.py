@@ -125,7 +125,10 @@ def _avg_pool(to: Graph, f: Any, xs: Tensors, y: Tensor) -> str:
 
 
 def _resample(to: Graph, f: Any, xs: Tensors, y: Tensor) -> str:
-    """A matrix (O, I) for each axis that changes."""
+    """A matrix (O, I) for each axis that changes; the mean of whole images has a node."""
+    means = [m.output == 1 and np.array_equal(m.inputs, np.arange(m.size)) and np.ptp(m.weights) == 0 for m in f.maps]
+    if all(means) and y.ndim == 2 + len(f.maps) and all(abs(m.weights.sum() - 1) < 1e-6 for m in f.maps):
+        return to.node("GlobalAveragePool", to.name(xs[0]))
     name, letters = to.name(xs[0]), "abcdefgh"[: y.ndim]
     for axis, m in enumerate(f.maps, start=y.ndim - len(f.maps)):
         matrix = np.zeros((m.output, m.size), y.dtype)
@@ -148,6 +151,8 @@ def _reshape(to: Graph, f: Any, xs: Tensors, y: Tensor) -> str:
 def _expand(to: Graph, f: Any, xs: Tensors, y: Tensor) -> str:
     """A size of 1 keeps that of the input."""
     to.narrow[id(y.data)] = xs[0]
+    if xs[0].shape == y.shape:
+        return to.name(xs[0])
     name = to.name(xs[0]) if xs[0].shape == f.via else to.reshaped(to.name(xs[0]), f.via)
     return to.node("Expand", name, to.integers(*(1 if n == m else m for n, m in zip(f.via, f.shape))))
 
