@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,17 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "pieces": lambda x: (*x.split(2, 1), *x.chunk(2, 2), tc.cat([x, x], 1), tc.stack([x, -x], 1)),
     "pads": lambda x: (F.pad(x, (1, 2, 0, 1)), F.pad(x, (1, 2, 0, 1), value=3.0), F.pad(x, (1, 1), "constant", -1.0)),
     "mirrors": lambda x: (F.pad(x, (1, 2, 0, 1), "reflect"), F.pad(x, (1, 2, 0, 1), "replicate")),
+    "resized": lambda x: (
+        *(
+            F.interpolate(x, scale_factor=2.0),
+            F.interpolate(x, (9, 5)),
+            F.interpolate(x, (9, 20), mode="nearest-exact"),
+        ),
+        *(F.interpolate(x, (9, 5), mode="bilinear"), F.interpolate(x, (7, 20), mode="bilinear", align_corners=True)),
+        *(F.interpolate(x, (9, 5), mode="bicubic"), F.interpolate(x, (4, 5), mode="area"), F.adaptive_avg_pool2d(x, 1)),
+        *(F.interpolate(x[:, 0], 5, mode="linear"), F.interpolate(x, scale_factor=1.7, mode="bilinear")),
+        F.interpolate(x[:, None], (5, 9, 7), mode="trilinear"),
+    ),
     "unpooled": unpooled(2, 0),
     "unpooled in overlaps": unpooled(1, 1),
     "norms": lambda x: (F.local_response_norm(x, 4), F.layer_norm(x, (8,)), F.instance_norm(x), F.normalize(x)),
@@ -140,6 +152,14 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_gives_the_same_in_onnxruntime(name: str, tmp_path: Path) -> None:
     agree(Lambda(FUNCTIONS[name]), (2, 4, 6, 8), tmp_path / "a.onnx")
+
+
+def test_resizing_is_a_node_where_there_is_one(tmp_path: Path) -> None:
+    """Not for cubic and area, nor for a scale that is not the ratio of the sizes."""
+    for name, kinds in (("resized", {"Resize": 7, "GlobalAveragePool": 1}), ("mirrors", {"Resize": 0})):
+        save_onnx(Lambda(FUNCTIONS[name]), np.ones((2, 4, 6, 8), np.float32), tmp_path / "a.onnx")
+        found = Counter(node.kind for node in load_onnx(tmp_path / "a.onnx").nodes)
+        assert {kind: found[kind] for kind in kinds} == kinds
 
 
 def test_the_weights_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from test_io import FUZZ, damaged
 from tinyconv import Tensor, io
 
 onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
 onnxruntime = pytest.importorskip("onnxruntime")
 helper = onnx.helper
 
@@ -416,6 +417,30 @@ def test_an_operator_is_that_of_onnxruntime(number: int, tmp_path: Path) -> None
             agree(model, inputs, tmp_path / "a.onnx")
         except Exception as error:
             raise AssertionError(f"seed {seed}: {attributes}, {[x.shape for x in inputs.values()]}") from error
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset", "shapes", "attributes"),
+    [
+        ("LRN", 18, [(5, 5, 3, 3)], {"size": 4, "alpha": 0.7}),  # its loop ends with the batch
+        ("GroupNormalization", 18, [(2, 6, 4), (3,), (3,)], {"num_groups": 3}),
+        ("Upsample", 7, [(1, 2, 3, 4)], {"scales": [1.0, 1.0, 2.0, 3.0]}),
+    ],
+)
+def test_what_onnxruntime_lacks_is_that_of_the_reference(
+    kind: str, opset: int, shapes: list[Any], attributes: dict[str, Any], tmp_path: Path
+) -> None:
+    """An even number of neighbours, and forms of older versions; the reference is the one that onnx brings."""
+    rng = np.random.default_rng(0)
+    inputs = {f"x{i}": floats(rng, *shape) for i, shape in enumerate(shapes)}
+    model = network([helper.make_node(kind, list(inputs), ["y"], **attributes)], inputs, ["y"], opset=opset)
+    onnx.save(model, str(tmp_path / "a.onnx"))
+    found = io.load_onnx(tmp_path / "a.onnx")(*inputs.values())
+    if kind == "Upsample":
+        expected = inputs["x0"].repeat(2, 2).repeat(3, 3)
+    else:
+        (expected,) = onnx.reference.ReferenceEvaluator(model).run(None, inputs)
+    np.testing.assert_allclose(found.data, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_every_rule_is_in_the_table() -> None:

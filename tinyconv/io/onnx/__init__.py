@@ -1,7 +1,7 @@
 """Networks as ONNX files: written for other programs, and those of other programs read.
 
-``export`` watches one forward pass and writes its operators as nodes; ``load`` reads a file and checks it; ``graph``
-is the module that runs its nodes, by the rules of ``layers``, ``arrays`` and ``resize``.
+``export`` watches a forward pass, and ``writer`` notes its operators as nodes, by ``export_rules``. ``load`` reads a
+file and checks it; ``graph`` is the module that runs its nodes, by the rules of ``layers``, ``arrays``, ``resize``.
 """
 
 from tinyconv.io.onnx.export import save_onnx

@@ -18,12 +18,12 @@ from tinyconv import nn
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.dtypes import is_float
 from tinyconv.explain.receptive import run_quietly
-from tinyconv.io.onnx.export_rules import RULES, BatchNormed
+from tinyconv.io.onnx.export_rules import OPSET, RULES, BatchNormed
 from tinyconv.io.onnx.writer import Graph
 from tinyconv.nn.norm import _BatchNorm
 from tinyconv.ops.convert import as_tensor
 
-_OPSET, _IR = 18, 9  # of 2023: what onnxruntime 1.15 and later reads
+_IR = 9  # of 2023: what onnxruntime 1.15 and later reads
 
 
 def save_onnx(model: nn.Module, x: Any, path: str | os.PathLike[str]) -> None:
@@ -67,7 +67,7 @@ def save_onnx(model: nn.Module, x: Any, path: str | os.PathLike[str]) -> None:
         declared[1:],
         [onnx.numpy_helper.from_array(graph.constants[name], name) for name in sorted(graph.weights)],
     )
-    opset = onnx.helper.make_opsetid("", _OPSET)
+    opset = onnx.helper.make_opsetid("", OPSET)
     file = onnx.helper.make_model(made, opset_imports=[opset], ir_version=_IR, producer_name="tinyconv")
     onnx.checker.check_model(file, full_check=True)
     onnx.save(file, os.fspath(path))

@@ -9,7 +9,8 @@ import numpy as np
 
 from tinyconv.autograd import Function, Tensor
 from tinyconv.geometry import Geometry, transposed_output_size
-from tinyconv.io.onnx.node import DTYPES
+from tinyconv.io.onnx.node import DTYPES, Node
+from tinyconv.io.onnx.resize import resize_map
 from tinyconv.io.onnx.writer import Graph, NoNode, Rule, Tensors
 from tinyconv.ops import (
     activation,
@@ -28,6 +29,7 @@ from tinyconv.ops import (
     shape,
 )
 
+OPSET = 18  # of 2022, which onnxruntime 1.15 and later reads
 _FIRST, _LAST = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 
@@ -124,18 +126,46 @@ def _avg_pool(to: Graph, f: Any, xs: Tensors, y: Tensor) -> str:
     return mean if (factor == 1).all() else to.node("Mul", mean, _number(to, factor, y))
 
 
+#: What Resize can be, of which one may be the map that is to be written.
+_RESIZES = [
+    dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
+    dict(mode="nearest", coordinate_transformation_mode="half_pixel", nearest_mode="round_prefer_ceil"),
+    dict(mode="linear", coordinate_transformation_mode="half_pixel"),
+    dict(mode="linear", coordinate_transformation_mode="align_corners"),
+]
+
+
+def _is_resize(attributes: dict[str, Any], maps: Any) -> bool:
+    """The node with these attributes makes on each axis what the maps make."""
+    node = Node("Resize", "", (), (), attributes, OPSET)
+    for m in maps:
+        made = resize_map(node, m.size, m.output, np.float32(m.output / m.size), m.weights.dtype.type)
+        if not np.allclose(_matrix(made), _matrix(m), rtol=0, atol=1e-6):
+            return False
+    return True
+
+
+def _matrix(m: Any) -> Any:
+    matrix = np.zeros((m.output, m.size), m.weights.dtype)
+    np.add.at(matrix, (m.outputs, m.inputs), m.weights)
+    return matrix
+
+
 def _resample(to: Graph, f: Any, xs: Tensors, y: Tensor) -> str:
-    """A matrix (O, I) for each axis that changes; the mean of whole images has a node."""
-    means = [m.output == 1 and np.array_equal(m.inputs, np.arange(m.size)) and np.ptp(m.weights) == 0 for m in f.maps]
-    if all(means) and y.ndim == 2 + len(f.maps) and all(abs(m.weights.sum() - 1) < 1e-6 for m in f.maps):
-        return to.node("GlobalAveragePool", to.name(xs[0]))
+    """The mean of whole images, or Resize, where it is one of them; else a matrix (O, I) for each axis that changes."""
+    if y.ndim == 2 + len(f.maps):
+        if all(m.output == 1 and np.allclose(_matrix(m), 1 / m.size, atol=1e-6) for m in f.maps):
+            return to.node("GlobalAveragePool", to.name(xs[0]))
+        attributes = next((each for each in _RESIZES if _is_resize(each, f.maps)), None)
+        if attributes is not None:
+            sizes, axes = to.integers(*(m.output for m in f.maps)), list(range(2, y.ndim))
+            return to.node("Resize", to.name(xs[0]), "", "", sizes, axes=axes, **attributes)
     name, letters = to.name(xs[0]), "abcdefgh"[: y.ndim]
     for axis, m in enumerate(f.maps, start=y.ndim - len(f.maps)):
-        matrix = np.zeros((m.output, m.size), y.dtype)
-        np.add.at(matrix, (m.outputs, m.inputs), m.weights)
+        matrix = _matrix(m)
         if m.output != m.size or not np.array_equal(matrix, np.eye(m.size)):
             equation = f"z{letters[axis]},{letters}->{letters.replace(letters[axis], 'z')}"
-            name = to.node("Einsum", to.constant(matrix), name, equation=equation)
+            name = to.node("Einsum", _number(to, matrix, y), name, equation=equation)
     return name
 
 

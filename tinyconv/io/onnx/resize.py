@@ -39,7 +39,8 @@ def _positions(node: Node, size: int, output: int, scale: np.float32) -> Array:
     return (o + np.float32(0.5)) / scale - np.float32(0.5)
 
 
-def _axis(node: Node, size: int, output: int, scale: np.float32, dtype: Any) -> AxisMap:
+def resize_map(node: Node, size: int, output: int, scale: np.float32, dtype: Any) -> AxisMap:
+    """What the node makes of one axis."""
     position, mode = _positions(node, size, output, scale), node.get("mode", "nearest")
     if mode == "nearest":
         rounding = "floor" if node.kind == "Upsample" or node.opset < 11 else "round_prefer_floor"
@@ -66,7 +67,7 @@ def _resized(node: Node, x: Tensor, axes: Sequence[int], scales: Sequence[float]
         raise ValueError(f"only the last one to three axes can be resized, but {x.shape} is to become {tuple(output)}.")
     dtype: Any = x.dtype.type
     rest = range(first, x.ndim)
-    y: Tensor = Resample([_axis(node, x.shape[a], output[a], np.float32(scale[a]), dtype) for a in rest])(x)
+    y: Tensor = Resample([resize_map(node, x.shape[a], output[a], np.float32(scale[a]), dtype) for a in rest])(x)
     return y
 
 
