@@ -144,6 +144,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "unpooled": unpooled(2, 0),
     "unpooled in overlaps": unpooled(1, 1),
     "norms": lambda x: (F.local_response_norm(x, 4), F.layer_norm(x, (8,)), F.instance_norm(x), F.normalize(x)),
+    "expanded": lambda x: (x[:, :1].expand(-1, 3, -1, -1) * 2, x + x[:, :1].expand(-1, 4, -1, -1)),
     "casts": lambda x: (x.to(tc.float64), (x * 2).long(), (x > 0).float()),
 }
 
@@ -182,6 +183,25 @@ def test_the_weights_of_a_file_are_those_of_the_model(tmp_path: Path) -> None:
         assert p.grad is not None and theirs[name].grad is not None
         scale = np.abs(p.grad.data).max()
         np.testing.assert_allclose(theirs[name].grad.data, p.grad.data, rtol=1e-4, atol=1e-5 * scale, err_msg=name)
+
+
+class Twice(nn.Module):
+    """A convolution that is read with and without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bias = nn.Conv2d(4, 3, 3, bias=False), nn.Parameter(np.arange(3, dtype=np.float32))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.conv(x)
+        return y + self.bias.reshape(-1, 1, 1), y
+
+
+def test_a_convolution_takes_its_own_bias_only(tmp_path: Path) -> None:
+    agree(Twice(), (2, 4, 6, 6), tmp_path / "a.onnx")
+    agree(nn.Sequential(nn.Conv2d(4, 3, 3), nn.ConvTranspose2d(3, 2, 3)), (2, 4, 6, 6), tmp_path / "b.onnx")
+    kinds = [node.kind for node in load_onnx(tmp_path / "b.onnx").nodes]
+    assert kinds == ["Conv", "ConvTranspose", "Identity"]
 
 
 class Clipped(nn.BatchNorm2d):

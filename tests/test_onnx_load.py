@@ -132,7 +132,8 @@ def max_pool(rng: Rng) -> Case:
 def average_pool(rng: Rng) -> Case:
     rank = int(rng.integers(1, 4))
     attributes = window(rng, rank, some(rng, 2, 3, rank), dilated=False)
-    attributes |= {"ceil_mode": int(rng.integers(2)), "count_include_pad": int(rng.integers(2))}
+    attributes |= {"ceil_mode": int(rng.integers(2))}
+    attributes |= [{}, {"count_include_pad": 0}, {"count_include_pad": 1}][rng.integers(3)]
     return [floats(rng, 2, 3, *some(rng, 5, 8, rank))], attributes, 1
 
 

@@ -92,7 +92,7 @@ def _add(to: Graph, f: Any, xs: Tensors, y: Tensor) -> str:
     """The bias that is added to a convolution, and to nothing else, becomes its third input."""
     xs = _operands(to, xs, y)
     name, bias = to.name(xs[0]), to.vectors.get(id(xs[1].data))
-    maker = next((node for node in to.nodes[-2:] if name in node.output), None)
+    maker = to.makers.get(name)
     alone = to.uses[id(xs[0].data)] == 1 and y.ndim > 2 and xs[1].shape == (y.shape[1], *[1] * (y.ndim - 2))
     if bias and maker is not None and maker.op_type in ("Conv", "ConvTranspose") and len(maker.input) == 2 and alone:
         maker.input.append(bias)

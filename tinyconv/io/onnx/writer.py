@@ -25,6 +25,7 @@ class Graph:
         self.images, self.results = images, results
         self.outputs = ["output"] if len(results) == 1 else [f"output{i}" for i in range(len(results))]
         self.nodes: list[Any] = []
+        self.makers: dict[str, Any] = {}  # name of a result -> its node
         self.constants: dict[str, Array] = {}
         self.known = {id(images.data): "input"}
         self.depends = {id(images.data)}
@@ -118,7 +119,8 @@ class Graph:
         from onnx import helper
 
         name = f"{kind.lower()}{len(self.nodes)}" if result is None else result
-        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        self.makers[name] = helper.make_node(kind, inputs, [name], **attributes)
+        self.nodes.append(self.makers[name])
         return name
 
     def integers(self, *values: int) -> str:
