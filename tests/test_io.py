@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from tinyconv import io, models
 
 KINDS = ("safetensors", "npz", "pt")
+FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def torch_state() -> dict[str, torch.Tensor]:
@@ -244,6 +245,102 @@ def test_a_pickle_that_doubles_itself_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "a.pt", zip_of({"a/data.pkl": within}), "a container twice")
 
 
+def tensor(storage: bytes, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    """The instructions that make a tensor of what ``storage`` makes."""
+    numbers = [b"(" + b"".join(b"K%c" % n for n in sizes) + b"t" for sizes in (shape, stride)]
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K%c" % offset + b"".join(numbers) + b"tR"
+
+
+def of_memory(kind: bytes = b"Float", key: bytes = b"0") -> bytes:
+    """The instructions that make the storage of four numbers."""
+    coded = [b"X" + struct.pack("<I", len(text)) + text for text in (b"storage", key, b"cpu")]
+    return b"(" + coded[0] + b"ctorch\n" + kind + b"Storage\n" + coded[1] + coded[2] + b"K\x04tQ"
+
+
+def test_no_tensor_reaches_beyond_its_memory(tmp_path: Path) -> None:
+    """Not by its offset, shape and strides, and not as a tensor of a tensor, which has other bounds."""
+    path = tmp_path / "a.pt"
+
+    def content(program: bytes) -> bytes:
+        return zip_of({"a/data.pkl": b"\x80\x02" + program + b".", "a/data/0": np.arange(4, dtype="<f4").tobytes()})
+
+    path.write_bytes(content(tensor(of_memory(), 1, (3,), (1,))))
+    assert io.load(path).tolist() == [1, 2, 3]
+    for offset, shape, stride in (
+        (1, (4,), (1,)),
+        (0, (3,), (2,)),
+        (0, (2, 3), (1, 1)),
+        (5, (1,), (1,)),
+        (0, (5,), (0,)),
+    ):
+        refused(path, content(tensor(of_memory(), offset, shape, stride)), "does not fit in its storage of 4 numbers")
+    last = tensor(of_memory(), 3, (4,), (0,))  # four times the last number
+    path.write_bytes(content(last))
+    assert io.load(path).tolist() == [3, 3, 3, 3]
+    refused(path, content(tensor(last, 0, (4,), (1,))), "has a ndarray where a storage must be")
+
+
+SIZES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=3)
+
+
+@FUZZ
+@given(offset=st.integers(0, 12), sizes=SIZES)
+def test_a_tensor_is_the_view_that_torch_makes_or_is_refused(
+    tmp_path: Path, offset: int, sizes: list[tuple[int, int]]
+) -> None:
+    shape, stride = tuple(n for n, _ in sizes), tuple(step for _, step in sizes)
+    memory = torch.arange(4.0)
+    try:
+        expected = torch.as_strided(memory, shape, stride, offset)
+    except RuntimeError:
+        expected = None
+    program = b"\x80\x02" + tensor(of_memory(), offset, shape, stride) + b"."
+    (tmp_path / "a.pt").write_bytes(zip_of({"a/data.pkl": program, "a/data/0": memory.numpy().tobytes()}))
+    if expected is None or expected.numel() > 4:
+        with pytest.raises(ValueError, match="does not fit in its storage"):
+            io.load(tmp_path / "a.pt")
+    else:
+        assert np.array_equal(io.load(tmp_path / "a.pt"), expected.numpy())
+
+
+def test_what_is_no_value_stays_out_of_the_result(tmp_path: Path) -> None:
+    path, name = tmp_path / "a.pt", b"ccollections\nOrderedDict\n"
+    data = {"a/data/0": bytes(16), "a/other": bytes(16)}
+    for program in (name, b"]" + name + b"a", b"}K\x01" + name + b"s", name + b"\x85", b"](" + name + b"\x85\x85e"):
+        refused(path, zip_of({"a/data.pkl": b"\x80\x02" + program + b".", **data}), "keeps a global as a value")
+    refused(path, zip_of({"a/data.pkl": b"\x80\x02" + of_memory() + b".", **data}), "keeps a storage as a value")
+    elsewhere = tensor(of_memory(key=b"a/other"), 0, (4,), (1,))
+    refused(path, zip_of({"a/data.pkl": b"\x80\x02" + elsewhere + b".", **data}), "storage 'a/other' is missing")
+    refused(path, zip_of({"a/data.pkl": b"\x80\x02}.", "b/data.pkl": b"\x80\x02}."}), "several members data.pkl")
+    bools = zip_of(
+        {"a/data.pkl": b"\x80\x02" + tensor(of_memory(b"Bool"), 0, (4,), (1,)) + b".", "a/data/0": b"\0\1\2\3"}
+    )
+    path.write_bytes(bools)
+    assert io.load(path).astype(int).tolist() == [0, 1, 1, 1]
+
+
+def test_other_pickles_and_numbers_are_named(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt", pickle_protocol=4)
+    refused(tmp_path / "a.pt", (tmp_path / "a.pt").read_bytes(), "of protocol 4, but torch.save writes 2")
+    save_file({"a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "b")
+    refused(tmp_path / "b", (tmp_path / "b").read_bytes(), "it holds BF16, a type of number that NumPy lacks")
+    refused(tmp_path / "c", zip_of({}), "neither npz nor what torch.save writes")
+
+
+def test_names_that_look_alike_are_kept_apart(tmp_path: Path) -> None:
+    tree = {"a/b": np.zeros(1), "a": {"b": np.ones(2), "b+": np.ones(3)}, "": {"a/b": np.ones(4)}}
+    io.save(tree, tmp_path / "a")
+    back = io.load(tmp_path / "a")
+    assert (back["a/b"].size, back["a"]["b"].size, back["a"]["b+"].size, back[""]["a/b"].size) == (1, 2, 3, 4)
+    for wrong in ({"$array": "a"}, {"a": [{"__metadata__": np.ones(1)}]}):
+        with pytest.raises(TypeError, match="no key of a dict may be"):
+            io.save(wrong, tmp_path / "b")
+    for dtype in (complex, "U3", np.longdouble, "M8[s]"):
+        with pytest.raises(TypeError, match="save: 'a/0' is of .*; only arrays of bools, integers and floats"):
+            io.save({"a": [np.zeros(2, dtype)]}, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def touch(value: Any) -> int:
     """Read every number of a tree, so that a view beyond its memory would show."""
     if isinstance(value, dict):
@@ -283,9 +380,6 @@ def survives(path: Path, content: bytes) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 2**22 + 20 * len(content)
-
-
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeAlias
 
 Sizes: TypeAlias = tuple[int, ...]
 Size: TypeAlias = "int | Sequence[int]"
+Pairs: TypeAlias = tuple[tuple[int, int], ...]
 Padding: TypeAlias = "str | int | Sequence[int] | Sequence[tuple[int, int]]"
 
 
@@ -363,6 +364,23 @@ def transposed_geometry(
             f"padding {pads}, dilation {dilation}). Use less padding."
         )
     return Geometry(made, kernel, stride, pads, dilation, size)
+
+
+def same_padding(size: Sizes, kernel: Sizes, stride: Sizes, dilation: Sizes, more_after: bool) -> Pairs:
+    """The least padding with which a map has ceil(i / s) windows an axis, an odd total with the larger half after, or
+    before: auto_pad SAME_UPPER and SAME_LOWER of ONNX, padding='same' of TensorFlow.
+    """
+    totals = [max(0, (-(-i // s) - 1) * s + d * (k - 1) + 1 - i) for i, k, s, d in zip(size, kernel, stride, dilation)]
+    return _halves(totals, more_after)
+
+
+def shape_padding(g: Geometry, made: Sequence[int], more_after: bool) -> Pairs:
+    """The padding that leaves ``made`` pixels of those which a transposed map with the geometry ``g`` makes."""
+    return _halves([n - wanted for n, wanted in zip(g.size, made)], more_after)
+
+
+def _halves(totals: Sequence[int], more_after: bool) -> Pairs:
+    return tuple((t // 2, t - t // 2) if more_after else (t - t // 2, t // 2) for t in totals)
 
 
 # --------------------------------------------------------------------------------------------------

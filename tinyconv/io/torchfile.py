@@ -12,8 +12,9 @@ from __future__ import annotations
 import pickletools
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -37,18 +38,33 @@ _PUSHED = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "S
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class _Global(NamedTuple):
+@dataclass
+class _Global:
     """The name of a function or class on the stack, which stays a name."""
 
     name: str
 
 
+@dataclass
+class _Storage:
+    """The memory of tensors. Only what has come from a member of the file is one: the bounds of a tensor are held
+    against its size, and a tensor taken for a storage, say one of stride 0, would claim more than it has.
+    """
+
+    numbers: np.ndarray[Any, Any]
+
+
 def decode(members: Mapping[str, bytes], pickle: str) -> Any:
     """The dicts, lists and arrays that ``members[pickle]`` describes. ValueError: anything else is in it."""
     folder = pickle.removesuffix("data.pkl")
+    data = {
+        name.removeprefix(f"{folder}data/"): content
+        for name, content in members.items()
+        if name.startswith(f"{folder}data/")
+    }
     if members.get(folder + "byteorder", b"little") != b"little":
         raise ValueError("it was written on a machine of the other byte order")
-    return _Machine({name.removeprefix(f"{folder}data/"): data for name, data in members.items()}).run(members[pickle])
+    return _Machine(data).run(members[pickle])
 
 
 def refuse_bare_pickle(data: bytes) -> None:
@@ -68,7 +84,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.storages: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
+        self.storages: dict[tuple[str, str], _Storage] = {}
 
     def run(self, program: bytes) -> Any:
         argument: Any
@@ -88,8 +104,10 @@ class _Machine:
                 self.stack.append(self.recall(argument))
             elif name != "PROTO":
                 self.build(name)
+            elif argument != 2:
+                raise ValueError(f"its pickle is of protocol {argument}, but torch.save writes 2 unless told otherwise")
         (result,) = self.stack
-        return result
+        return _plain(result)
 
     def build(self, name: str) -> None:
         """The instructions that make one thing of several."""
@@ -108,12 +126,12 @@ class _Machine:
             stack.append(tuple(items))
         elif name in ("APPEND", "APPENDS"):
             added = items if name == "APPENDS" else [stack.pop()]
-            _of(stack[-1], list).extend(added)
+            _of(stack[-1], list).extend(map(_plain, added))
         elif name in ("SETITEM", "SETITEMS"):
             items = items if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
             if not all(isinstance(key, str | int) for key in items[::2]):
                 raise ValueError("a key of a dict in it is neither a string nor a whole number")
-            _of(stack[-1], dict).update(zip(items[::2], items[1::2]))
+            _of(stack[-1], dict).update(zip(items[::2], map(_plain, items[1::2])))
         elif name == "BINPERSID":
             stack.append(self.storage(*_of(stack.pop(), tuple)))
         elif name == "REDUCE":
@@ -144,22 +162,27 @@ class _Machine:
             raise ValueError("its pickle uses a container twice")
         return value
 
-    def storage(self, kind: str, dtype: _Global, key: str, device: str, size: int) -> np.ndarray[Any, Any]:
+    def storage(self, kind: str, dtype: _Global, key: str, device: str, size: int) -> _Storage:
         """The memory under ``key`` as a vector; tensors that share it share it here."""
         if kind != "storage" or key not in self.data:
             raise ValueError(f"the storage {str(key)[:80]!r} is missing")
         where = (key, dtype.name)
         if where not in self.storages:
-            self.storages[where] = np.frombuffer(bytearray(self.data[key]), _STORAGES[dtype.name])
-        if size != len(self.storages[where]):
-            raise ValueError(f"the storage {key[:80]!r} claims {size} numbers, but has {len(self.storages[where])}")
-        return self.storages[where]
+            numbers = np.frombuffer(bytearray(self.data[key]), _STORAGES[dtype.name])
+            if numbers.dtype == np.bool_:  # any byte is there in a damaged file, and NumPy counts on 0 and 1
+                numbers = numbers.view(np.uint8) != 0
+            self.storages[where] = _Storage(numbers)
+        found = self.storages[where]
+        if size != len(found.numbers):
+            raise ValueError(f"the storage {key[:80]!r} claims {size} numbers, but has {len(found.numbers)}")
+        return found
 
     def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
         if name == _DICT and not arguments:
             return {}
         if name == _TENSOR:
-            return self.tensor(*arguments[:4])
+            storage, offset, shape, stride = arguments[:4]
+            return self.tensor(_of(storage, _Storage).numbers, offset, shape, stride)
         if name == "torch._utils _rebuild_parameter":
             return _of(arguments[0], np.ndarray)
         if name == "torch Size":
@@ -177,6 +200,16 @@ class _Machine:
         if max(last + 1, size) > len(storage):
             raise ValueError(f"a tensor of shape {shape} does not fit in its storage of {len(storage)} numbers")
         return np.lib.stride_tricks.as_strided(storage[offset:], shape, [step * storage.itemsize for step in stride])
+
+
+def _plain(value: Any) -> Any:
+    """``value``, which goes into the result: no name of a function, and no bare memory."""
+    if isinstance(value, _Global | _Storage):
+        raise ValueError(f"its pickle keeps a {type(value).__name__.strip('_').lower()} as a value")
+    if isinstance(value, tuple):
+        for part in value:
+            _plain(part)
+    return value
 
 
 def _of(value: Any, kind: type) -> Any:

@@ -16,6 +16,7 @@ from tinyconv.autograd import Tensor
 
 _TREE = "tinyconv.tree"
 _ARRAY = "$array"
+_RESERVED = (_ARRAY, "__metadata__")  # the latter is safetensors' own
 
 
 def _safetensors() -> Any:
@@ -35,7 +36,10 @@ def encode(tree: Any) -> bytes:
 
 def decode(data: bytes) -> Any:
     """The tree in those bytes; of a safetensors file that others wrote, name -> array."""
-    arrays = _safetensors().load(data)  # refuses a header that claims more than there is, before it allocates
+    try:
+        arrays = _safetensors().load(data)  # refuses a header that claims more than there is, before it allocates
+    except KeyError as error:
+        raise ValueError(f"it holds {error.args[0]}, a type of number that NumPy lacks: convert it first") from None
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     if _TREE not in header.get("__metadata__", {}):
         return arrays
@@ -47,11 +51,19 @@ def _detach_arrays(node: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]
     if isinstance(node, Tensor):
         node = node.detach().to("cpu").data
     if isinstance(node, np.ndarray):
+        if node.dtype.kind not in "biuf" or node.dtype.itemsize > 8:
+            raise TypeError(
+                f"save: '{path}' is of {node.dtype}; only arrays of bools, integers and floats can be kept."
+            )
+        while path in arrays:  # "a/b" beside a dict "a" with "b"
+            path += "+"
         arrays[path] = np.ascontiguousarray(node).reshape(node.shape)
         return {_ARRAY: path}
     if isinstance(node, dict):
         if not all(isinstance(key, str) for key in node):
             raise TypeError(f"save: the keys of a dict must be strings, but at '{path}' they are {list(node)[:5]}.")
+        if any(key in node for key in _RESERVED):
+            raise TypeError(f"save: no key of a dict may be {' or '.join(_RESERVED)}, but one at '{path}' is.")
         return {key: _detach_arrays(value, f"{path}/{key}" if path else key, arrays) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [_detach_arrays(value, f"{path}/{i}" if path else str(i), arrays) for i, value in enumerate(node)]

@@ -48,12 +48,15 @@ def load(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     data = path.read_bytes()
     try:
-        if not data.startswith(b"PK\x03\x04"):
+        if not data.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # the latter begins a zip file without members
             if data.startswith(b"\x80"):  # \x80 begins a pickle; as safetensors it would be a header of no size
                 torchfile.refuse_bare_pickle(data)
             return tree.decode(data)
         members = archive.members(data)
+        del data  # so that a large file is in memory twice, not three times
         pickles = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) > 1:
+            raise ValueError("it has several members data.pkl")
         return torchfile.decode(members, pickles[0]) if pickles else archive.decode_npz(members)
     except ImportError:
         raise

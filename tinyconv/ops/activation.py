@@ -76,6 +76,8 @@ def relu6(input: Tensor) -> Tensor:
 def threshold(input: Tensor, threshold: float, value: float) -> Tensor:
     """y = input where input > threshold, else value, in the dtype of input; NaN stays"""
     x = as_number(input, "threshold")
+    if x.dtype.kind in "iu":  # both become whole numbers first, as in torch: 0 is not above -0.5
+        threshold, value = int(threshold), int(value)
     return cast(where(x <= threshold, value, x), x.dtype)
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from tinyconv.autograd import Tensor
-from tinyconv.kernels.arrays import array_module
+from tinyconv.autograd import Function, Tensor
+from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.ops.operands import Operand, operands
 
 
-def _compare(op: str, name: str, a: Operand, b: Operand) -> Tensor:
-    """The array function ``name`` of two operands, compared by value, outside the tape."""
+class Compare(Function):
+    """y = the array function ``kind`` of a and b, such as less(a, b)"""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def forward(self, a: Array, b: Array) -> Array:
+        return getattr(array_module(a, b), self.kind)(a, b)
+
+
+def _compare(op: str, kind: str, a: Operand, b: Operand) -> Tensor:
+    """The operands compared by value, outside the tape."""
     left, right = operands(op, a.detach() if isinstance(a, Tensor) else a, b.detach() if isinstance(b, Tensor) else b)
-    xp = array_module(left.data, right.data)
-    return Tensor.wrap(xp.asarray(getattr(xp, name)(left.data, right.data)))
+    y: Tensor = Compare(kind)(left, right)
+    return y
 
 
 def eq(input: Operand, other: Operand) -> Tensor:

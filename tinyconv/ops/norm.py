@@ -21,8 +21,9 @@ from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import clamp, rsqrt
+from tinyconv.ops.pad import pad
 from tinyconv.ops.reduce import norm
-from tinyconv.ops.shape import axis_of, cat
+from tinyconv.ops.shape import axis_of
 from tinyconv.ops.windows import require_float
 
 Axes = tuple[int, ...]
@@ -312,11 +313,8 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
     x = _image("local_response_norm", input, 3)
     if size < 1:
         raise ValueError(f"local_response_norm: size must be at least 1, but is {size}.")
-    square = x * x
     channels = x.shape[1]
-    before = _constant(x, (x.shape[0], size // 2, *x.shape[2:]), 0)
-    after = _constant(x, (x.shape[0], (size - 1) // 2, *x.shape[2:]), 0)
-    padded = cat([before, square, after], 1)
+    padded = pad(x * x, (*[0] * (2 * x.ndim - 4), size // 2, (size - 1) // 2))
     total = padded[:, :channels]
     for shift in range(1, size):
         total = total + padded[:, shift : shift + channels]

@@ -162,6 +162,16 @@ def _with_index(op: str, arg: Any, input: Tensor, dim: int, keepdim: bool) -> tu
     return squeeze(values, axis), squeeze(indices, axis)
 
 
+class Arg(Function):
+    """y = the array function argmax or argmin of x along an axis, or of all"""
+
+    def __init__(self, kind: str, axis: int | None, keepdim: bool) -> None:
+        self.kind, self.axis, self.keepdim = kind, axis, keepdim
+
+    def forward(self, x: Array) -> Array:
+        return getattr(array_module(x), self.kind)(x, axis=self.axis, keepdims=self.keepdim)
+
+
 def _arg(op: str, name: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     x = as_tensor(input, op).detach()
     axis = None if dim is None else axis_of(op, dim, x.ndim)
@@ -169,12 +179,8 @@ def _arg(op: str, name: str, input: Tensor, dim: int | None, keepdim: bool) -> T
         raise ValueError(f"{op}: nothing has no largest or smallest element: shape {x.shape}, dim={dim}.")
     if x.data.dtype.kind == "b":
         raise TypeError(f"{op}: needs numbers, but got bools. Use x.to(tinyconv.int64).")
-    xp = array_module(x.data)
-    axis = axis if x.ndim else None
-    found = getattr(xp, name)(x.data, axis=axis)
-    if keepdim:
-        found = xp.expand_dims(found, axis) if axis is not None else xp.asarray(found).reshape((1,) * x.ndim)
-    return Tensor.wrap(xp.asarray(found))
+    y: Tensor = Arg(name, axis if x.ndim else None, keepdim)(x)
+    return y
 
 
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
