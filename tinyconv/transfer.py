@@ -167,8 +167,12 @@ class Strategy(NamedTuple):
 def strategy(few_images: bool, similar: bool) -> Strategy:
     """The rule of thumb: what to train, given the number of images and whether they resemble the first task's.
 
-    There is no published number for "few"; the more weights are trained, the more images they need.
-    Source: Stanford CS231n, notes on transfer learning, "When and how to fine-tune?".
+    The notes give no number for "few": the more weights are trained, the more images they need. Where the four cases
+    say "linear classifier", this says "head". For many images that differ they would allow training from scratch, and
+    still advise a trained start. Not a law: lectures/15_transfer.py
+    measures a case in which fine-tuning wins with 20 images.
+    Source: Stanford CS231n, https://cs231n.github.io/transfer-learning/, "When and how to fine-tune?"; that early
+    layers are the general ones: Yosinski et al., "How transferable are features in deep neural networks?", 2014.
     """
     if few_images and similar:
         return Strategy("head", "the features fit, and more weights would overfit: freeze the body, train a new head")
