@@ -103,6 +103,8 @@ def test_wrong_heads_and_layers_are_named() -> None:
     with pytest.raises(ValueError, match="did not call 'aux1'"):
         model = models.googlenet(width=1 / 16).eval()
         transfer.features(model, "aux1")(tc.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="every parameter of this LeNet5 is frozen"):
+        transfer.param_groups(transfer.freeze(models.lenet5()), 0.1, 1.0)
 
 
 def test_body_and_head_have_steps_of_their_own() -> None:
