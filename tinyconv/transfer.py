@@ -101,7 +101,8 @@ def replace_head(model: M, num_classes: int) -> M:
 def param_groups(model: nn.Module, body_lr: float, head_lr: float) -> list[dict[str, Any]]:
     """Groups for an optimiser: the body with ``body_lr``, the head with ``head_lr``; without what is frozen.
 
-    A pre-trained body needs smaller steps than a head that starts from chance. ValueError: as :func:`replace_head`.
+    A pre-trained body needs smaller steps than a head that starts from chance. What is unfrozen later is not in these
+    groups: make a new optimiser then. ValueError: all is frozen; also as :func:`replace_head`.
     """
     head = [p for layer in _heads(model).values() for p in layer.parameters()]
     known = {id(p) for p in head}
@@ -109,7 +110,13 @@ def param_groups(model: nn.Module, body_lr: float, head_lr: float) -> list[dict[
     groups = [
         {"params": [p for p in part if p.requires_grad], "lr": lr} for part, lr in ((body, body_lr), (head, head_lr))
     ]
-    return [group for group in groups if group["params"]]
+    trained = [group for group in groups if group["params"]]
+    if not trained:
+        raise ValueError(
+            f"param_groups: every parameter of this {type(model).__name__} is frozen. Put a new head on it with "
+            "transfer.replace_head(model, num_classes), or transfer.unfreeze a part of it."
+        )
+    return trained
 
 
 class _Reached(Exception):
@@ -167,8 +174,12 @@ class Strategy(NamedTuple):
 def strategy(few_images: bool, similar: bool) -> Strategy:
     """The rule of thumb: what to train, given the number of images and whether they resemble the first task's.
 
-    There is no published number for "few"; the more weights are trained, the more images they need.
-    Source: Stanford CS231n, notes on transfer learning, "When and how to fine-tune?".
+    The notes give no number for "few": the more weights are trained, the more images they need. Where the four cases
+    say "linear classifier", this says "head". For many images that differ they would allow training from scratch, and
+    still advise a trained start. Not a law: lectures/15_transfer.py
+    measures a case in which fine-tuning wins with 20 images.
+    Source: Stanford CS231n, https://cs231n.github.io/transfer-learning/, "When and how to fine-tune?"; that early
+    layers are the general ones: Yosinski et al., "How transferable are features in deep neural networks?", 2014.
     """
     if few_images and similar:
         return Strategy("head", "the features fit, and more weights would overfit: freeze the body, train a new head")
