@@ -38,14 +38,11 @@ def _(extra_parameters):
     diagnoses = {
         736: None,
         640: "these are the two 1x1 convolutions; a batch norm stands behind each, with a weight and a bias a channel.",
-        688: "the norm has a weight *and* a bias for each of its channels.",
-        700: "the norms have 2 * 16 and 2 * 32 numbers; what you counted looks like 2 * 8 and 2 * 16, their inputs.",
-        712: "the norms have 2 * 16 and 2 * 32 numbers: those are the channels behind the convolution, not before it.",
+        688: "the norm has a weight *and* a bias for each of its channels, which are 16 and 32.",
         160: "this is the first of the two shortcuts, from 8 to 16 channels; the other goes from 16 to 32.",
         576: "this is the second of the two shortcuts, from 16 to 32 channels; the other goes from 8 to 16.",
         5856: "this is a shortcut of 3x3: B's convolution is 1x1, it mixes channels and looks at no neighbour.",
         0: "A needs no parameters; B's two convolutions have some.",
-        760: "these convolutions have no bias: the norm behind them would take it away again.",
         784: "these convolutions have no bias: the norm behind them would take it away again.",
     }
     return diagnoses.get(extra_parameters, f"{extra_parameters} is not the sum over two convolutions and two norms.")
@@ -85,7 +82,7 @@ def _(gradient_factor):
     "What is left is relu(x + 0). What does ReLU do with -1? And from the second block on, can x be negative?",
 )
 def _(block_output):
-    found = np.asarray(block_output, dtype=float).tolist()
+    found = np.atleast_1d(np.asarray(block_output, dtype=float)).tolist()
     diagnoses = {
         (0.0, 2.0, 5.0): None,
         (-1.0, 2.0, 5.0): "the ReLU stands behind the sum. Behind the first ReLU of a network x is never negative, and "
