@@ -22,7 +22,9 @@ from tinyconv.data import DataLoader, TensorDataset
 from tinyconv.optim.schedule import CosineAnnealingLR, LinearLR, SequentialLR
 from tinyconv.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from tinyconv.teaching import Quiz, show
-from tinyconv.training import Trainer, find_learning_rate
+from tinyconv.training import Trainer, find_learning_rate, one_blas_thread
+
+blas = one_blas_thread()  # small products of matrices: a second thread would mostly wait; holds while the name lives
 
 # %%
 # This cell knows how to check the exercises. You need not read it; it gives answers away.
