@@ -279,7 +279,7 @@ prediction = {"convolutions": 0.12, "with norm and ReLU": 0.12}  # change these 
 
 
 # %%
-def race(sides: dict[str, nn.Module], x: tc.Tensor, turns: int = 11) -> dict[str, float]:
+def race(sides: dict[str, nn.Module], x: tc.Tensor, turns: int = 5) -> dict[str, float]:
     """Seconds of each side, the middle of ``turns`` turns; a first turn warms up."""
     times = {name: [] for name in sides}
     with tc.no_grad(), tc.use_kernels(conv="exact"):

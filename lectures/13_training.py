@@ -286,7 +286,7 @@ show(
 
 # %%
 order = np.random.default_rng(0).permutation(len(labels))
-many, held_out = order[:1000], order[1000:]
+many, held_out = order[:1000], order[1000:1300]
 
 
 def small_net(norm: str = "", dropout: float = 0.0) -> nn.Sequential:
@@ -325,7 +325,7 @@ def prepared(name: str, rate: float) -> Trainer:
     return trainer_of(net, optimizers[name](net.parameters(), rate), many, held_out, 32)
 
 
-rates = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+rates = (0.001, 0.003, 0.01, 0.03, 0.1)
 sweep = {name: [prepared(name, rate).fit(2)[-1]["loss"] for rate in rates] for name in optimizers}
 
 # %% [markdown]
@@ -456,24 +456,24 @@ assert sum(len(group["params"]) for group in groups) == len(list(net.parameters(
 # %% [markdown]
 # ## Sixty images
 #
-# Now the case that you will meet: sixty images to train, 500 to test. A network of 47,000 weights learns them by heart.
+# Now the case that you will meet: sixty images to train, 300 to test. A network of 47,000 weights learns them by heart.
 # What helps? **Predict** which of these ends with the smallest loss on the test images, and which with the highest
 # accuracy.
 #
 # | name | what |
 # |---|---|
-# | nothing | AdamW without decay, 60 epochs |
+# | nothing | AdamW without decay, 50 epochs |
 # | weight decay | decay 1, a large one, since rate times decay counts |
 # | dropout | half of the units of the dense layers are left out at random in each step |
 # | batch norm, layer norm | behind each convolution |
-# | 600 images | nothing, but ten times the images, and twelve epochs: twice the steps |
+# | 600 images | nothing, but ten times the images, and eight epochs: twice the steps |
 
 # %%
 prediction = {"loss": "nothing", "accuracy": "nothing"}  # change these two names
 
 # %%
 order = np.random.default_rng(SEED).permutation(len(labels))
-sixty, test, more = order[:60], order[60:560], order[560:1160]
+sixty, test, more = order[:60], order[60:360], order[360:960]
 recipes = {
     "nothing": (small_net, 0.0, sixty),
     "weight decay": (small_net, 1.0, sixty),
@@ -487,7 +487,7 @@ for name, (make, decay, train) in recipes.items():
     tc.manual_seed(SEED)
     net = make()
     optimizer = optim.AdamW(optim.decay_groups(net, decay), lr=0.002)
-    results[name] = trainer_of(net, optimizer, train, test, batch=20).fit(60 if train is sixty else 12)
+    results[name] = trainer_of(net, optimizer, train, test, batch=20).fit(50 if train is sixty else 8)
 
 # %%
 print("                 last epoch: training loss   test loss   test accuracy    smallest test loss, in epoch")
@@ -508,14 +508,14 @@ axes[1].set(xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
 axes[0].legend(fontsize=7, ncols=2)
 show(
     figure,
-    "Test loss and test accuracy over sixty epochs. The loss without any help falls and then rises steadily; with "
+    "Test loss and test accuracy over fifty epochs. The loss without any help falls and then rises steadily; with "
     "weight decay, dropout and the norms it rises less. The accuracies lie close together; 600 images lie far above.",
 )
 
 # Seen with seeds 0, 1 and 2.
 final = {name: history[-1] for name, history in results.items()}
 unhelped = [row["val_loss"] for row in results["nothing"]]
-assert final["nothing"]["loss"] < 0.01 and unhelped[-1] > 1.2 * min(unhelped), "it learns by heart, and overfits"
+assert final["nothing"]["loss"] < 0.01 and unhelped[-1] > 1.1 * min(unhelped), "it learns by heart, and overfits"
 for name in ("weight decay", "dropout", "batch norm", "layer norm"):
     assert final[name]["val_loss"] < 0.9 * unhelped[-1], f"{name} lowers the test loss"
     assert abs(final[name]["val_accuracy"] - final["nothing"]["val_accuracy"]) < 0.12, "and moves the accuracy little"
