@@ -482,7 +482,7 @@ def test_cifar_resnets_have_the_published_parameters() -> None:
 # MobileNet
 
 
-def torch_mobilenet_v1(thin: int) -> tnn.Module:
+def torch_mobilenet_v1(thin: int, separable: bool = True) -> tnn.Module:
     def part(a: int, b: int, k: int, stride: int, groups: int) -> list[tnn.Module]:
         conv = tnn.Conv2d(a // thin, b // thin, k, stride, k // 2, groups=groups, bias=False)
         return [conv, tnn.BatchNorm2d(b // thin), tnn.ReLU()]
@@ -491,7 +491,7 @@ def torch_mobilenet_v1(thin: int) -> tnn.Module:
     strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1]
     for out, stride in zip([64, 128, 128, 256, 256, *[512] * 6, 1024, 1024], strides):
         both = [*part(channels, channels, 3, stride, channels // thin), *part(channels, out, 1, 1, 1)]
-        layers.append(tnn.Sequential(*both))
+        layers.append(tnn.Sequential(*(both if separable else part(channels, out, 3, stride, 1))))
         channels = out
     parts = {"features": tnn.Sequential(*layers), "avgpool": tnn.AdaptiveAvgPool2d(1), "flatten": tnn.Flatten()}
     model = tnn.Sequential()
@@ -502,6 +502,11 @@ def torch_mobilenet_v1(thin: int) -> tnn.Module:
 
 def test_mobilenet_v1_layer_by_layer() -> None:
     compare(made("mobilenet_v1", num_classes=3, width=1 / 8), torch_mobilenet_v1(8), (2, 3, 65, 48))
+
+
+def test_mobilenet_v1_of_full_convolutions_layer_by_layer() -> None:
+    model = made("mobilenet_v1", num_classes=3, width=1 / 8, separable=False)
+    compare(model, torch_mobilenet_v1(8, separable=False), (2, 3, 65, 48))
 
 
 def test_mobilenet_v1_has_the_published_figures() -> None:

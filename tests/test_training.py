@@ -299,6 +299,8 @@ def test_range_test_leaves_no_trace() -> None:
 def test_suggested_is_the_rate_where_the_loss_falls_fastest() -> None:
     found = RateTest([0.01, 0.1, 1.0, 10.0], [1.0, 0.9, 0.2, 0.5])  # slopes a decade: -0.1, -0.4, -0.2, 0.3
     assert found.suggestion == 0.1
+    blown_up = RateTest([0.01, 0.1, 1.0, 10.0, 100.0, 1000.0], [1.0, 0.9, 0.2, 9.0, 8.0, 2.0])
+    assert blown_up.suggestion == 0.1
     (line,) = [line for line in found.plot().axes[0].lines if line.get_linestyle() == "--"]
     assert line.get_xdata()[0] == 0.1
 

@@ -21,9 +21,10 @@
 | 0.5   | 1,331,592  | 149 million         |
 | 0.25  | 470,072    | 41 million          |
 
-Batch norm and ReLU behind each of the two. They cost 1/C' + 1/9 of the full 3x3 with C' output maps.
+Batch norm and ReLU behind each of the two. They cost 1/C' + 1/9 of the full 3x3 with C' output maps, which
+``separable=False`` puts in their place.
 Source: Howard et al., "MobileNets: efficient convolutional neural networks for mobile vision applications", 2017,
-table 1.
+tables 1 and 4.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class MobileNetV1(nn.Module):
     """Images (N, in_channels, H, W) to class scores (N, num_classes).
 
     ``width`` multiplies all channels; ``pairs``: (channels, stride) of each depthwise and pointwise convolution.
+    Without ``separable`` each pair is one full 3x3 convolution, with the same channels and stride.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class MobileNetV1(nn.Module):
         *,
         in_channels: int = 3,
         pairs: Sequence[tuple[int, int]] = PAIRS,
+        separable: bool = True,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -66,8 +69,11 @@ class MobileNetV1(nn.Module):
         layers = [nn.Sequential(*conv_norm_relu(in_channels, channels, 3, 2, 1))]
         for out, stride in pairs:
             out = round(out * width)
-            depthwise = conv_norm_relu(channels, channels, 3, stride, groups=channels)
-            layers.append(nn.Sequential(*depthwise, *conv_norm_relu(channels, out, 1, 1, 1)))
+            if separable:
+                depthwise = conv_norm_relu(channels, channels, 3, stride, groups=channels)
+                layers.append(nn.Sequential(*depthwise, *conv_norm_relu(channels, out, 1, 1, 1)))
+            else:
+                layers.append(nn.Sequential(*conv_norm_relu(channels, out, 3, stride, 1)))
             channels = out
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)

@@ -27,9 +27,13 @@ class RateTest:
 
     @property
     def suggestion(self) -> float:
-        """The rate where the loss falls fastest against log(rate): a first value, to be tried and not believed."""
+        """The rate where the loss falls fastest against log(rate): a first value, to be tried and not believed.
+
+        Only up to the smallest loss: one that has blown up behind it may fall fast again. The first losses are averages
+        of few batches and may mislead as well, so look at the curve.
+        """
         slopes = np.gradient(np.array(self.losses), np.log(self.rates))
-        return self.rates[int(np.argmin(slopes))]
+        return self.rates[int(np.argmin(slopes[: int(np.argmin(self.losses)) + 1]))]
 
     def plot(self) -> Figure:
         """Loss against the rate, with the suggestion."""
