@@ -21,7 +21,7 @@ from tinyconv import kernels
 from tinyconv.cuda_on_cpu import kernels_of
 from tinyconv.geometry import window_geometry
 from tinyconv.kernels import cuda
-from tinyconv.kernels.cuda import convolution, launcher
+from tinyconv.kernels.cuda import convolution, launcher, normalisation
 
 emulated = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is here, which the emulator needs")
 
@@ -29,7 +29,7 @@ FILES = sorted(path.name for path in Path(launcher.__file__).parent.glob("*.cu")
 
 #: Registers a thread, so that a multiprocessor of 65,536 holds 1,024 threads, or 512 where each makes 4 x 4 results;
 #: bytes of shared memory a block.
-REGISTERS, SHARED = {"direct.cu": 64, "pool.cu": 64, "tiled.cu": 128}, 48 << 10
+REGISTERS, SHARED = {"direct.cu": 64, "norm.cu": 64, "pool.cu": 64, "softmax.cu": 64, "tiled.cu": 128}, 48 << 10
 
 
 @pytest.mark.skipif(nvrtc.library() is None, reason="nvidia-cuda-nvrtc is not installed")
@@ -142,3 +142,28 @@ def test_the_weight_gradient_has_the_same_bits_every_time(monkeypatch: pytest.Mo
     x, gy = np.random.default_rng(0).standard_normal((2, 2, 5, 12, 12), np.float32)
     first = convolution.conv_weight_tiled(x, gy, g, 1)
     assert first.tobytes() == convolution.conv_weight_tiled(x, gy, g, 1).tobytes()
+
+
+def test_the_norms_of_networks_lie_as_the_kernels_want_them() -> None:
+    layout, block = normalisation._layout, normalisation._block
+    batch, instance, layer = ((0, 2, 3), (1, 8, 1, 1)), ((2, 3), (1, 8, 1, 1)), ((1, 2, 3), (1, 8, 5, 6))
+    shape = (4, 8, 5, 6)
+    assert [layout(shape, axes) for axes, _ in (batch, instance, layer)] == [(4, 8, 30), (1, 32, 30), (1, 4, 240)]
+    assert [block(weight, shape) for _, weight in (batch, instance, layer)] == [(30, 8), (30, 8), (1, 240)]
+    assert layout((4, 2, 4, 30), (2, 3)) == (1, 8, 120)  # group norm: (N, G, C/G, pixels), a weight a channel
+    assert block((1, 2, 4, 1), (4, 2, 4, 30)) == (30, 8)
+    assert block((1, 1, 1, 1), shape) == (1, 1)
+    assert layout(shape, (1, 3)) is None and block((4, 1, 5, 1), shape) is None  # left to the array code
+
+
+@emulated
+def test_norms_run_in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = []
+    launch = launcher.launch
+    monkeypatch.setattr(normalisation, "launch", lambda *a: (launched.append(a[1]), launch(*a)))
+    x = np.random.default_rng(0).standard_normal((3, 4, 5), np.float32)
+    w = np.ones((1, 4, 1), np.float32)
+    with kernels.use_kernels("cuda"):
+        y, mean, var = kernels.normalise(x, w, w, (0, 2), 1e-5)
+        kernels.normalise_grad(y, x, w, mean, var, (0, 2), 1e-5)
+    assert launched == ["statistics", "scale_shift", "gradient_sums", "gradient_input", "gradient_weight"]

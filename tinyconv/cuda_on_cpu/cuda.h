@@ -44,6 +44,12 @@ VECTOR(int, int)
 
 using std::max;
 using std::min;
+// In CUDA these take the type of their argument; C's take double.
+using std::exp;
+using std::log;
+using std::sqrt;
+using std::tanh;
+using std::fabs;
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
