@@ -12,7 +12,9 @@ The rule, first match:
 1. 'depthwise' where each of at least four groups has one input channel and one output channel; or two, but for the
    input gradient.
 2. 'winograd4' for float32, 3x3 windows of stride 1 without dilation or groups, at least 16 channels on both sides, and
-   at least 32 tiles a plane of the window to share the cost of transforming the weights.
+   at least 32 tiles a plane of the window to share the cost of transforming the weights. For the weight gradient 64
+   channels: the tiles of both arguments, transformed, are megabytes that are written once and read once, and with fewer
+   channels that costs what the products save; where other programs use the last cache as well, twice as much.
 3. For the weight gradient 'columns' where there are fewer than 16 input channels, whose taps fill a vector together,
    and else 'tiled'.
 4. 'tiled' for at least 16 channels that are summed and 16 that are made, where 'direct' would throw away more than 3 %
@@ -35,6 +37,7 @@ from tinyconv.geometry import Geometry, Padding, Size, window_geometry
 ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd", "winograd2", "winograd4")
 
 _LEAST_CHANNELS = 16  # for Winograd: a vector of float32
+_LEAST_CHANNELS_OF_GRADIENT = 64  # for Winograd's weight gradient
 _LEAST_TILES = 32
 _SMALL_IMAGE = 800  # pixels
 _FEW_PIXELS = 4000  # of all images, for the input gradient: 'direct' turns the weights around first
@@ -97,7 +100,8 @@ def _choose(
     depth, rows, columns = g.output
     tiles = batch * depth * -(-rows // 4) * -(-columns // 4)
     if fits and forced != "exact" and dtype == np.float32:
-        if min(c_in, c_out) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES * g.kernel[0]:
+        least = _LEAST_CHANNELS_OF_GRADIENT if face == "conv_weight" else _LEAST_CHANNELS
+        if min(c_in, c_out) >= least and tiles >= _LEAST_TILES * g.kernel[0]:
             return Choice("winograd4", f"3x3 windows of stride 1, {c_in} to {c_out} channels, {tiles} tiles of 4x4")
     c_in, c_out = c_in // groups, c_out // groups
     if face == "conv_weight" and c_in < _LEAST_CHANNELS:
