@@ -54,46 +54,40 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class _Classifier:
-    """``side``: of the images; None leaves them as they are. ``learning_rate``: the highest, of Adam or of ``sgd``."""
+class _Fit:
+    """``learning_rate``: the highest, of Adam or of ``sgd``. ``side`` of a classifier's images, None as they are;
+    ``axes`` of the images that a network segments.
+    """
 
-    side: int | None
     learning_rate: float
+    side: int | None = None
+    axes: int = 2
     sgd: bool = False
 
 
-_CLASSIFIERS: dict[str, _Classifier] = {
-    "lenet5": _Classifier(28, 3e-3),
-    "lenet1998": _Classifier(32, 3e-3),
-    "alexnet": _Classifier(64, 3e-4),
-    "alexnet2012": _Classifier(227, 3e-4),
-    **{f"vgg{depth}": _Classifier(64, 1e-4) for depth in (11, 13, 16, 19)},
-    **{f"vgg{depth}_bn": _Classifier(64, 3e-4) for depth in (11, 13, 16, 19)},
-    "googlenet": _Classifier(64, 1e-3),
-    "googlenet2014": _Classifier(224, 3e-4),
-    **{f"resnet{depth}": _Classifier(64, 1e-3) for depth in (18, 34, 50, 101, 152)},
-    **{f"cifar_resnet{depth}": _Classifier(None, 0.1, sgd=True) for depth in (20, 32, 44, 56, 110)},
-    "mobilenet_v1": _Classifier(64, 1e-3),
-    "mobilenet_v2": _Classifier(64, 1e-3),
+_CLASSIFIERS: dict[str, _Fit] = {
+    "lenet5": _Fit(3e-3, 28),
+    "lenet1998": _Fit(3e-3, 32),
+    "alexnet": _Fit(3e-4, 64),
+    "alexnet2012": _Fit(3e-4, 227),
+    **{f"vgg{depth}": _Fit(1e-4, 64) for depth in (11, 13, 16, 19)},
+    **{f"vgg{depth}_bn": _Fit(3e-4, 64) for depth in (11, 13, 16, 19)},
+    "googlenet": _Fit(1e-3, 64),
+    "googlenet2014": _Fit(3e-4, 224),
+    **{f"resnet{depth}": _Fit(1e-3, 64) for depth in (18, 34, 50, 101, 152)},
+    **{f"cifar_resnet{depth}": _Fit(0.1, sgd=True) for depth in (20, 32, 44, 56, 110)},
+    "mobilenet_v1": _Fit(1e-3, 64),
+    "mobilenet_v2": _Fit(1e-3, 64),
 }
 
 
-@dataclass(frozen=True)
-class _Segmenter:
-    """``axes``: how many an image has. ``learning_rate``: the highest, of Adam or of ``sgd``."""
-
-    axes: int
-    learning_rate: float
-    sgd: bool = False
-
-
-_SEGMENTERS: dict[str, _Segmenter] = {
-    "unet": _Segmenter(2, 1e-2),
-    "unet2015": _Segmenter(2, 1e-3),
-    "attention_unet": _Segmenter(2, 1e-2),
-    "context_module": _Segmenter(2, 1e-3),
-    "aspp": _Segmenter(2, 3e-3),
-    "unet3d": _Segmenter(3, 1e-2),
+_SEGMENTERS: dict[str, _Fit] = {
+    "unet": _Fit(1e-2),
+    "unet2015": _Fit(1e-3),
+    "attention_unet": _Fit(1e-2),
+    "context_module": _Fit(1e-3),
+    "aspp": _Fit(3e-3),
+    "unet3d": _Fit(1e-2, axes=3),
 }
 
 

@@ -8,6 +8,7 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     pool.cu     max and average pooling
     softmax.cu  softmax, cross-entropy, and their gradients
     tiled.cu    convolution and its weight gradient as a matrix product with tiles in shared memory
+    window.h    which pixel a tap reads, in front of each of them
 """
 
 from tinyconv.kernels.cuda.convolution import conv as conv

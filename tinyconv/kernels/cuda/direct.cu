@@ -1,13 +1,10 @@
 // The convolution and its two gradients as they are defined: the bottom of the ladder on a GPU, to be read first.
 //
-// A window map reads, for output o and tap k of each of three axes, the pixel i = o * stride + k * dilation - padding.
-// Signals and images have axes of one pixel in front. All three kernels gather: a thread sums up one result, in the
-// order of the definition, so that nothing is written twice and each call gives the same bits.
+// Windows have three axes; signals and images have axes of one pixel in front. Which pixel a tap reads, and which output
+// reads a pixel, stands in window.h. All three kernels gather: a thread, or a block, sums up one result, so that nothing
+// is written twice and each call gives the same bits.
 //
 // REAL is float or double. Offsets are 64 bit: three axes soon have more than 2^31 elements.
-
-// Which pixel tap k of output o reads; outside of [0, size) it is padding.
-__device__ int pixel(int o, int k, int stride, int dilation, int padding) { return o * stride + k * dilation - padding; }
 
 // y[n, co, o] = sum over ci, k of x[n, ci, pixel(o, k)] w[co, ci, k]: one thread an output.
 extern "C" __global__ void conv(const REAL* x, const REAL* w, REAL* y, long long outputs, int C_in, int C_out,
@@ -37,12 +34,6 @@ extern "C" __global__ void conv(const REAL* x, const REAL* w, REAL* y, long long
         }
     }
     y[at] = acc;
-}
-
-// The output whose tap k reads pixel i: -1 where there is none.
-__device__ int reader(int i, int k, int stride, int dilation, int padding, int outputs) {
-    int o = i + padding - k * dilation;
-    return o >= 0 && o % stride == 0 && o / stride < outputs ? o / stride : -1;
 }
 
 // gx[n, ci, i] = sum over co and the (o, k) that read i of gy[n, co, o] w[co, ci, k]: one thread a pixel.

@@ -20,8 +20,9 @@ REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 def source(file: str, dtype: np.dtype[Any]) -> str:
-    """The source of kernels for arrays of ``dtype``."""
-    return (HERE / file).read_text(encoding="utf-8").replace("REAL", REALS[dtype])
+    """The source of kernels for arrays of ``dtype``, window.h in front."""
+    text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("window.h", file))
+    return text.replace("REAL", REALS[dtype])
 
 
 @cache

@@ -1,7 +1,4 @@
-// Pooling. A window of output o reads, for tap k of each of three axes, the pixel i = o * stride + k * dilation -
-// padding. REAL is float or double. One thread a result; nothing is written twice.
-
-__device__ int pixel(int o, int k, int stride, int dilation, int padding) { return o * stride + k * dilation - padding; }
+// Pooling over windows of three axes, see window.h. REAL is float or double. One thread a result; nothing is written twice.
 
 // y[c, o] = the largest pixel of the window and its flat index in the image. Of equal pixels the first wins; a NaN
 // wins, and of several the last. A window that reads no pixel is minus infinity, with the index 0.
@@ -54,11 +51,6 @@ extern "C" __global__ void avg_pool(const REAL* x, const REAL* divisor, REAL* y,
         }
     }
     y[at] = acc / divisor[(od * OH + oh) * OW + ow];
-}
-
-__device__ int reader(int i, int k, int stride, int dilation, int padding, int outputs) {
-    int o = i + padding - k * dilation;
-    return o >= 0 && o % stride == 0 && o / stride < outputs ? o / stride : -1;
 }
 
 // gx[c, i] = sum over the (o, k) that read i of gy[c, o] / divisor[o].

@@ -8,8 +8,6 @@
 
 const int TILE = 64, DEPTH = 16;
 
-__device__ int pixel(int o, int k, int stride, int dilation, int padding) { return o * stride + k * dilation - padding; }
-
 // acc[i][j] += sum over d of a[d][row of i] b[d][column of j]. A warp reads 2 rows and 16 columns of the slice at once:
 // neighbouring threads read neighbouring columns, which lie in different banks.
 __device__ void multiply(const REAL (*a)[TILE], const REAL (*b)[TILE], REAL (*acc)[4]) {
