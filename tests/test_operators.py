@@ -281,3 +281,20 @@ def test_the_seed_of_dropout() -> None:
     assert (first != second).any()
     tinyconv.set_rng_state(state)
     np.testing.assert_array_equal(F.dropout(x).data, first)
+
+
+@pytest.mark.parametrize("other", [-1, np.int8(-1), np.array(-1), np.array([-1], np.int8), 2.5, True])
+def test_whole_numbers_are_divided_as_floats(other: Any) -> None:
+    """-1 beside a uint8 stays -1: it is not 255 first."""
+    ours = tinyconv.div(Tensor(np.array([1, 2], np.uint8)), Tensor(other) if isinstance(other, np.ndarray) else other)
+    number = torch.from_numpy(other) if isinstance(other, np.ndarray) else getattr(other, "item", lambda: other)()
+    theirs = torch.div(torch.tensor([1, 2], dtype=torch.uint8), number)
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), strict=True)
+
+
+@pytest.mark.parametrize("value", [0, 1, -1])
+def test_the_threshold_of_whole_numbers_is_one(value: int) -> None:
+    theirs = torch_F.threshold(torch.tensor([value]), -0.5, -3.7)
+    np.testing.assert_array_equal(
+        F.threshold(Tensor(np.array([value])), -0.5, -3.7).numpy(), theirs.numpy(), strict=True
+    )

@@ -29,16 +29,19 @@ def common_shape(op: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def operands(op: str, a: Operand, b: Operand, floating: bool = False) -> tuple[Tensor, Tensor]:
-    """Two tensors of one dtype (torch's promotion); those that need a gradient also have the common shape."""
+    """Two tensors of one dtype (torch's promotion); those that need a gradient also have the common shape.
+
+    ``floating``: whole numbers become floats at once, so that -1 beside a uint8 stays -1.
+    """
     if not isinstance(a, Tensor):
-        a, b = _beside(op, a, b), as_tensor(b, op)
+        a, b = _beside(op, a, b, floating), as_tensor(b, op)
     elif not isinstance(b, Tensor):
-        b = _beside(op, b, a)
-    if a.data.dtype != b.data.dtype:
+        b = _beside(op, b, a, floating)
+    if floating and not is_float(a.data.dtype) and not is_float(b.data.dtype):
+        a, b = cast(a, default_float), cast(b, default_float)
+    elif a.data.dtype != b.data.dtype:
         dtype = result_dtype(a.data.dtype, a.data.ndim == 0, b.data.dtype, b.data.ndim == 0)
         a, b = cast(a, dtype), cast(b, dtype)
-    if floating and not is_float(a.data.dtype):
-        a, b = cast(a, default_float), cast(b, default_float)
     if a.data.shape != b.data.shape:
         shape = common_shape(op, a.data.shape, b.data.shape)
         a = expand(a, shape) if a.requires_grad and a.data.shape != shape else a
@@ -46,12 +49,14 @@ def operands(op: str, a: Operand, b: Operand, floating: bool = False) -> tuple[T
     return a, b
 
 
-def _beside(op: str, value: Any, tensor: Any) -> Tensor:
+def _beside(op: str, value: Any, tensor: Any, floating: bool) -> Tensor:
     """A number or an array as a tensor that goes together with ``tensor``."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool | int | float):
         xp, dtype = array_module(tensor.data), scalar_dtype(value, tensor.data.dtype)
+        if floating and not is_float(dtype):
+            dtype = default_float
         try:
             return Tensor.wrap(xp.asarray(value, dtype=dtype))
         except OverflowError:  # -1 beside a uint8 is 255, as in C
