@@ -84,9 +84,14 @@ NETWORKS = {
     "alexnet": ({"hidden": 16}, (2, 3, 95, 63)),
     "vgg11": ({"hidden": 8}, (1, 3, 33, 40)),
     "vgg13_bn": ({"hidden": 8}, (2, 3, 32, 47)),
+    "vgg16": ({"hidden": 8}, (1, 3, 32, 40)),
+    "vgg19_bn": ({"hidden": 8}, (2, 3, 33, 32)),
     "googlenet": ({}, (2, 3, 66, 64)),
     "resnet18": ({}, (2, 3, 65, 40)),
+    "resnet34": ({}, (2, 3, 33, 40)),
     "resnet50": ({}, (2, 3, 33, 40)),
+    "resnet101": ({}, (2, 3, 33, 32)),
+    "resnet152": ({}, (3, 3, 65, 64)),  # statistics of 4 numbers would amplify rounding through 152 layers
     "mobilenet_v2": ({}, (2, 3, 33, 40)),
 }
 
