@@ -430,6 +430,8 @@ def test_nuclei_agree_with_their_table() -> None:
 def test_nuclei_split() -> None:
     training, test = nuclei.nuclei_datasets(seed=1)
     assert (len(training), len(test)) == (216, 54) and training.augment and not test.augment
+    sizes = [np.bincount(instances.ravel())[1:] for instances in nuclei.nuclei_datasets()[0].instances]
+    assert min(size[size > 0].min(initial=99) for size in sizes) == nuclei.SMALLEST
     whole, _ = nuclei.load_nuclei()
     both = np.concatenate([training.images, test.images])
     assert sorted(map(bytes, both)) == sorted(map(bytes, whole))
@@ -485,7 +487,8 @@ def test_touching_nuclei_keep_a_border_between_them() -> None:
         [0, 2, 1, 1, 2, 2, 1, 2, 0],
         [0, 2, 1, 1, 2, 2, 1, 2, 0],
     ]
-    assert np.array_equal(nuclei.instances_from_classes(classes), instances)
+    assert np.array_equal(nuclei.instances_from_classes(classes, least=12), instances)  # of 16 and 12 pixels
+    assert np.array_equal(nuclei.instances_from_classes(classes, least=13), np.where(instances == 1, 1, 0))
     assert not nuclei.instances_from_classes(np.full((3, 3), 2)).any()  # a border around nothing
 
 

@@ -19,6 +19,8 @@ from tinyconv.data.root import data_folder
 
 CLASSES = ("background", "interior", "border")
 SIZE = (256, 256)
+#: Pixels of the smallest nucleus among the training images of `nuclei_datasets`.
+SMALLEST = 21
 
 
 def load_nuclei() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -86,11 +88,11 @@ def classes_from_instances(instances: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.where(instances > 0, 1 + border, 0).astype(np.int64)
 
 
-def instances_from_classes(classes: NDArray[Any]) -> NDArray[np.int32]:
+def instances_from_classes(classes: NDArray[Any], least: int = SMALLEST) -> NDArray[np.int32]:
     """The way back: class map (H, W) to instance map.
 
-    A connected piece of insides is a nucleus, and a border pixel belongs to the nearest one. A border around nothing
-    is lost: nuclei without an inside are not found. ImportError: no SciPy.
+    A connected piece of insides is a nucleus, and a border pixel belongs to the nearest one. A border around nothing is
+    lost: nuclei without an inside are not found, nor are those of fewer than ``least`` pixels. ImportError: no SciPy.
     """
     try:
         from scipy import ndimage
@@ -103,6 +105,8 @@ def instances_from_classes(classes: NDArray[Any]) -> NDArray[np.int32]:
         return np.zeros(classes.shape, np.int32)
     row, column = ndimage.distance_transform_edt(pieces == 0, return_distances=False, return_indices=True)
     instances: NDArray[np.int32] = np.where(classes > 0, pieces[row, column], 0).astype(np.int32)
+    small = np.bincount(instances.ravel(), minlength=count + 1) < least
+    instances[small[instances]] = 0
     return instances
 
 
