@@ -1,7 +1,7 @@
 """Pneumonia in chest X-rays of children: PneumoniaMNIST, 5,856 grey images of 28 x 28.
 
-The published split is kept: 4,708 images to train, 524 to validate, 624 to test. Training and validation images are of
-the same hospital visits' kind, the test images are not quite: what is 0.997 on the validation set is 0.97 on the test.
+The published split is kept: 4,708 images to train, 524 to validate, 624 to test. The test images are harder than those
+to validate: a ResNet-20 whose AUC is 0.996 on these has 0.985 on those.
 
 Licence: CC BY 4.0. Source: Yang et al., "MedMNIST v2", Scientific Data 10 (2023) 41; the X-rays are of Kermany et al.,
 Cell 172 (2018) 1122.
