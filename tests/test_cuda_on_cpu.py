@@ -163,7 +163,7 @@ WRONG = {
     "two threads write one element": (
         "out[threadIdx.x / 2] = 1;",
         2,
-        r"thread \(1, 0, 0\).*writes out\[0\].*race|race",
+        r"thread \(1, 0, 0\).*a race: it writes out\[0\], which thread \(0, 0, 0\) writes since the last barrier",
     ),
     "a barrier that some miss": (
         "if (threadIdx.x >= 32) return;\n__syncthreads();\nout[0] = threadIdx.x == 0;",
