@@ -124,6 +124,22 @@ def test_atomics_vectors_and_bits() -> None:
     assert run("out[0] = __int_as_float(0x40490fdb);", threads=1)[0] == np.float32(np.pi)
 
 
+def test_a_struct_is_passed_by_value() -> None:
+    before = "struct Axis { int size; double step; };\nstruct Box { Axis x, y; bool on; };\n"
+    body = "out[0] = box.x.size * box.x.step; out[1] = box.y.size * box.y.step; out[2] = box.on; box.on = false;"
+    scale = kernel(body, "float* out, Box box", before)
+    axis = np.dtype([("size", np.int32), ("step", np.float64)], align=True)
+    box = np.array(((3, 0.5), (5, -2.0), True), np.dtype([("x", axis), ("y", axis), ("on", np.bool_)], align=True))
+    out = np.zeros(3, np.float32)
+    scale((1,), (1,), (out, box))
+    assert out.tolist() == [1.5, -10, 1] and box["on"]
+    assert scale.parameters[1].dtype == box.dtype and box.itemsize == 40
+    with pytest.raises(TypeError, match="box must be a numpy.ndarray of one element for the struct Box"):
+        scale((1,), (1,), (out, np.stack([box, box])))
+    with pytest.raises(ValueError, match="has a parameter `Node n`"):
+        kernels_of("struct Node { Node* next; }; __global__ void k(Node n) {}")
+
+
 def test_options_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
     body = 'if (threadIdx.x == 2) printf("thread %d has %g\\n", threadIdx.x, 0.5f * WIDTH);'
     run(body, options=("-DWIDTH=5",))

@@ -60,7 +60,8 @@ class RawKernel:
     """The ``__global__`` function ``name`` of ``code``, called as cupy's: kernel(grid, block, args, shared_mem=0).
 
     ``options``: of the compiler, e.g. ("-DTILE=16",). ``checked``: watch every access to memory, which takes longer.
-    args: C-contiguous arrays of the pointer's type; numbers of exactly the parameter's type, np.int32(n) for an int.
+    args: C-contiguous arrays of the pointer's type; numbers of exactly the parameter's type, np.int32(n) for an int; a
+    struct as a NumPy array of one element, with the struct's members as fields.
     TypeError, ValueError: arguments that a GPU would misread; sizes of a launch that it would refuse. KernelError: what
     the kernel did wrong; the arrays then have what was written before. CompileError, NoCompiler.
     """
@@ -184,6 +185,12 @@ def _check_arguments(kernel: str, parameters: tuple[Parameter, ...], args: Seque
                 )
             if not p.constant and not arg.flags.writeable:
                 raise ValueError(f"{kernel}: {p.name} is written to, but the array is read-only.")
+        elif p.dtype.names is not None:
+            if not isinstance(arg, np.ndarray) or arg.dtype != p.dtype or arg.size != 1:
+                raise TypeError(
+                    f"{kernel}: {p.name} must be a numpy.ndarray of one element for the struct {p.type}, of the "
+                    f"dtype {p.dtype}, but is {arg!r}."
+                )
         elif not isinstance(arg, np.generic) or arg.dtype != p.dtype:
             raise TypeError(
                 f"{kernel}: {p.name} must be a {p.dtype.type.__name__} for {p.type}, but is {arg!r} of type "

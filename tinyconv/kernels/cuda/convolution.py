@@ -6,7 +6,7 @@ from math import prod
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array, array_module
-from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch, windows
+from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch, window
 
 _TILE = 64  # of tiled.cu
 _LEAST_CHANNELS = 16  # on either side, for a tile that is not mostly empty
@@ -26,7 +26,7 @@ def conv_direct(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     """A thread an output."""
     x, w = contiguous(x), contiguous(w)
     y = array_module(x).empty((x.shape[0], w.shape[0], *g.output), x.dtype)
-    args = (x, w, y, y.size, x.shape[1], w.shape[0], groups, *windows(g))
+    args = (x, w, y, y.size, x.shape[1], w.shape[0], groups, window(g))
     launch("direct.cu", "conv", blocks_for(y.size), args)
     return y
 
@@ -36,7 +36,7 @@ def conv_tiled(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     x, w = contiguous(x), contiguous(w)
     y = array_module(x).empty((x.shape[0], w.shape[0], *g.output), x.dtype)
     blocks = (_tiles(x.shape[0] * prod(g.output)), _tiles(w.shape[0] // groups), groups)
-    args = (x, w, y, x.shape[0], x.shape[1], w.shape[0], groups, *windows(g))
+    args = (x, w, y, x.shape[0], x.shape[1], w.shape[0], groups, window(g))
     launch("tiled.cu", "conv_tiled", blocks, args, threads=256)
     return y
 
@@ -46,7 +46,7 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     gy, w = contiguous(gy), contiguous(w)
     c_in = w.shape[1] * groups
     gx = array_module(gy).empty((gy.shape[0], c_in, *g.size), gy.dtype)
-    args = (gy, w, gx, gx.size, c_in, w.shape[0], groups, *windows(g))
+    args = (gy, w, gx, gx.size, c_in, w.shape[0], groups, window(g))
     launch("direct.cu", "conv_input", blocks_for(gx.size), args)
     return gx
 
@@ -61,7 +61,7 @@ def conv_weight_direct(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     """A block a weight."""
     x, gy = contiguous(x), contiguous(gy)
     gw = array_module(x).empty((gy.shape[1], x.shape[1] // groups, *g.kernel), x.dtype)
-    args = (x, gy, gw, x.shape[0], x.shape[1], gy.shape[1], groups, *windows(g))
+    args = (x, gy, gw, x.shape[0], x.shape[1], gy.shape[1], groups, window(g))
     launch("direct.cu", "conv_weight", gw.size, args)
     return gw
 
@@ -74,7 +74,7 @@ def conv_weight_tiled(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     splits = max(1, x.shape[0] * prod(g.output) // _SHARE)
     parts = xp.empty((splits, *gw.shape), x.dtype)
     blocks = (_tiles(c_in // groups * prod(g.kernel)), _tiles(c_out // groups), groups * splits)
-    args = (x, gy, parts, x.shape[0], c_in, c_out, groups, splits, *windows(g))
+    args = (x, gy, parts, x.shape[0], c_in, c_out, groups, splits, window(g))
     launch("tiled.cu", "conv_weight_parts", blocks, args, threads=256)
     launch("tiled.cu", "add_parts", blocks_for(gw.size), (parts, gw, gw.size, splits))
     return gw

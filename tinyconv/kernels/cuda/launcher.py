@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ def launch(
 ) -> None:
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
 
-    args: arrays, C-contiguous and of the parameters' types, and whole numbers, which become the type that the kernel
-    declares. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
+    args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
+    window. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
     """
     grid = blocks if isinstance(blocks, tuple) else (blocks,)
     if not all(grid):
@@ -57,8 +57,9 @@ def launch(
 
 
 def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
-    if not p.pointer:
+    if not p.pointer and p.dtype.names is None:
         return p.dtype.type(arg)  # OverflowError for a size that does not fit
+    kind = kind if p.pointer else np.ndarray  # a struct is a NumPy array of one element on a GPU as well
     if not isinstance(arg, kind) or arg.dtype != p.dtype or not arg.flags.c_contiguous:
         raise TypeError(
             f"{kernel}: {p.name} must be a C-contiguous {kind.__module__}.{kind.__name__} of {p.dtype}, but is a "
@@ -68,12 +69,18 @@ def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
     return arg
 
 
-def windows(g: Geometry) -> tuple[int, ...]:
-    """The geometry as kernels take it: size, kernel, output, stride, dilation, padding before, three axes each."""
+AXIS = np.dtype([(name, np.int32) for name in ("size", "kernel", "output", "stride", "dilation", "padding")])
+WINDOW = np.dtype([(axis, AXIS) for axis in "dhw"])
+
+
+@lru_cache(maxsize=1024)
+def window(g: Geometry) -> np.ndarray[Any, Any]:
+    """The geometry as kernels take it, see window.h. OverflowError for a size of 2^31 or more."""
     while g.rank < 3:
         g = g.lifted()
     before = [pair[0] for pair in g.padding]
-    return (*g.size, *g.kernel, *g.output, *g.stride, *g.dilation, *before)
+    axes = zip(g.size, g.kernel, g.output, g.stride, g.dilation, before)
+    return np.array(tuple(axes), WINDOW)
 
 
 def contiguous(array: Array) -> Array:

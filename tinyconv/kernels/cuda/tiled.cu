@@ -19,29 +19,26 @@ __device__ void multiply(const REAL (*a)[TILE], const REAL (*b)[TILE], REAL (*ac
 
 // y[n, co, o] = sum over ci, k of x[n, ci, pixel(o, k)] w[co, ci, k]. Grid: tiles of columns, tiles of rows, groups.
 extern "C" __global__ void __launch_bounds__(256, 2) conv_tiled(const REAL* x, const REAL* w, REAL* y, int N, int C_in,
-                                                             int C_out, int groups, int ID, int IH, int IW, int KD,
-                                                             int KH, int KW, int OD, int OH, int OW, int SD, int SH,
-                                                             int SW, int DD, int DH, int DW, int PD, int PH, int PW) {
+                                                             int C_out, int groups, Window g) {
     __shared__ REAL a[DEPTH][TILE], b[DEPTH][TILE];
     REAL acc[4][4] = {};
-    int C_group = C_in / groups, rows = C_out / groups, K = KD * KH * KW;
-    long long outputs = (long long)OD * OH * OW, pixels = (long long)ID * IH * IW, columns = N * outputs;
+    int C_group = C_in / groups, rows = C_out / groups, K = taps(g);
+    long long columns = N * outputs(g);
     int mine = threadIdx.x % TILE, depth = threadIdx.x / TILE;  // what this thread brings: every fourth channel from depth
 
     long long column = (long long)blockIdx.x * TILE + mine;  // of its column of b
-    int n = column / outputs, ow = column % OW, oh = column / OW % OH, od = column / OW / OH % OD;
-    const REAL* image = x + ((long long)n * C_in + blockIdx.z * C_group) * pixels;
+    int n = column / outputs(g);
+    Place o = output_at(g, column);
+    const REAL* image = x + ((long long)n * C_in + blockIdx.z * C_group) * pixels(g);
     int row = blockIdx.y * TILE + mine;  // of its row of a
     const REAL* filter = w + ((long long)blockIdx.z * rows + row) * C_group * K;
 
     for (int k = 0; k < K; ++k) {
-        int id = pixel(od, k / KW / KH, SD, DD, PD), ih = pixel(oh, k / KW % KH, SH, DH, PH), iw = pixel(ow, k % KW, SW, DW, PW);
-        bool inside = column < columns && 0 <= id && id < ID && 0 <= ih && ih < IH && 0 <= iw && iw < IW;
-        long long at = ((long long)id * IH + ih) * IW + iw;
+        long long i = column < columns ? pixel(g, o, tap_at(g, k)) : -1;
         for (int first = 0; first < C_group; first += DEPTH) {
             for (int d = depth; d < DEPTH; d += 4) {
                 int ci = first + d;
-                b[d][mine] = inside && ci < C_group ? image[ci * pixels + at] : REAL(0);
+                b[d][mine] = i >= 0 && ci < C_group ? image[ci * pixels(g) + i] : REAL(0);
                 a[d][mine] = row < rows && ci < C_group ? filter[(long long)ci * K + k] : REAL(0);
             }
             __syncthreads();
@@ -54,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(256, 2) conv_tiled(const REAL* x, c
         for (int i = 0; i < 4; ++i) {
             int co = blockIdx.y * TILE + threadIdx.x / 16 * 4 + i;
             if (made < columns && co < rows)
-                y[(made / outputs * C_out + blockIdx.z * rows + co) * outputs + made % outputs] = acc[i][j];
+                y[(made / outputs(g) * C_out + blockIdx.z * rows + co) * outputs(g) + made % outputs(g)] = acc[i][j];
         }
     }
 }
@@ -62,30 +59,27 @@ extern "C" __global__ void __launch_bounds__(256, 2) conv_tiled(const REAL* x, c
 // A part of the weight gradient: parts[s, co, ci, k] = sum over the outputs q = (n, o) of part s of x[n, ci, pixel(o, k)]
 // gy[n, co, o]. Rows are output channels, columns the (ci, k) of a group. There are few of either and many outputs to
 // sum over: so `splits` blocks share the sum ("split-K"). Grid: tiles of columns, tiles of rows, groups * splits.
-extern "C" __global__ void __launch_bounds__(256, 2) conv_weight_parts(
-    const REAL* x, const REAL* gy, REAL* parts, int N, int C_in, int C_out, int groups, int splits, int ID, int IH,
-    int IW, int KD, int KH, int KW, int OD, int OH, int OW, int SD, int SH, int SW, int DD, int DH, int DW, int PD,
-    int PH, int PW) {
+extern "C" __global__ void __launch_bounds__(256, 2) conv_weight_parts(const REAL* x, const REAL* gy,
+                                                                    REAL* parts, int N, int C_in, int C_out,
+                                                                    int groups, int splits, Window g) {
     __shared__ REAL a[DEPTH][TILE], b[DEPTH][TILE];
     REAL acc[4][4] = {};
-    int C_group = C_in / groups, rows = C_out / groups, K = KD * KH * KW, columns = C_group * K;
-    long long outputs = (long long)OD * OH * OW, pixels = (long long)ID * IH * IW, all = N * outputs;
+    int C_group = C_in / groups, rows = C_out / groups, K = taps(g), columns = C_group * K;
+    long long all = N * outputs(g);
     int group = blockIdx.z / splits, split = blockIdx.z % splits;
     long long share = (all + splits - 1) / splits, begin = split * share, end = begin + share < all ? begin + share : all;
     int mine = threadIdx.x % TILE, depth = threadIdx.x / TILE;
 
-    int column = blockIdx.x * TILE + mine, k = column % K, ci = column / K;
-    int kw = k % KW, kh = k / KW % KH, kd = k / KW / KH;
+    int column = blockIdx.x * TILE + mine, ci = column / K;
+    Place k = tap_at(g, column % K);
     int row = blockIdx.y * TILE + mine;
 
     for (long long first = begin; first < end; first += DEPTH) {
         for (int d = depth; d < DEPTH; d += 4) {
-            long long q = first + d, n = q / outputs, o = q % outputs;
-            int id = pixel(o / OW / OH, kd, SD, DD, PD), ih = pixel(o / OW % OH, kh, SH, DH, PH), iw = pixel(o % OW, kw, SW, DW, PW);
-            bool inside = q < end && column < columns && 0 <= id && id < ID && 0 <= ih && ih < IH && 0 <= iw && iw < IW;
-            long long at = ((long long)id * IH + ih) * IW + iw;
-            b[d][mine] = inside ? x[(n * C_in + group * C_group + ci) * pixels + at] : REAL(0);
-            a[d][mine] = q < end && row < rows ? gy[(n * C_out + group * rows + row) * outputs + o] : REAL(0);
+            long long q = first + d, n = q / outputs(g), o = q % outputs(g);
+            long long i = q < end && column < columns ? pixel(g, output_at(g, o), k) : -1;
+            b[d][mine] = i >= 0 ? x[(n * C_in + group * C_group + ci) * pixels(g) + i] : REAL(0);
+            a[d][mine] = q < end && row < rows ? gy[(n * C_out + group * rows + row) * outputs(g) + o] : REAL(0);
         }
         __syncthreads();
         multiply(a, b, acc);

@@ -1,10 +1,44 @@
 // The index arithmetic of every window, put in front of each kernel's source: see tinyconv/geometry.py.
 
-// Which pixel tap k of output o reads; outside of [0, size) it is padding.
-__device__ int pixel(int o, int k, int stride, int dilation, int padding) { return o * stride + k * dilation - padding; }
+// One axis: numbers of pixels, of taps, of outputs; and how they lie.
+struct Axis { int size, kernel, output, stride, dilation, padding; };
 
-// The output whose tap k reads pixel i: -1 where there is none.
-__device__ int reader(int i, int k, int stride, int dilation, int padding, int outputs) {
-    int o = i + padding - k * dilation;
-    return o >= 0 && o % stride == 0 && o / stride < outputs ? o / stride : -1;
+// Depth, height and width; signals and images have axes of one pixel in front.
+struct Window { Axis d, h, w; };
+
+// A pixel, a tap or an output, by its index on each axis.
+struct Place { int d, h, w; };
+
+__device__ long long pixels(Window g) { return (long long)g.d.size * g.h.size * g.w.size; }
+__device__ long long outputs(Window g) { return (long long)g.d.output * g.h.output * g.w.output; }
+__device__ int taps(Window g) { return g.d.kernel * g.h.kernel * g.w.kernel; }
+
+// The place of a flat index; what is above the three axes (image, channel) is left out.
+__device__ Place place(long long flat, int D, int H, int W) {
+    return {int(flat / W / H % D), int(flat / W % H), int(flat % W)};
+}
+__device__ Place pixel_at(Window g, long long flat) { return place(flat, g.d.size, g.h.size, g.w.size); }
+__device__ Place output_at(Window g, long long flat) { return place(flat, g.d.output, g.h.output, g.w.output); }
+__device__ Place tap_at(Window g, int flat) { return place(flat, g.d.kernel, g.h.kernel, g.w.kernel); }
+
+// Which pixel tap k of output o reads on an axis; -1 for padding.
+__device__ int pixel(Axis a, int o, int k) {
+    int i = o * a.stride + k * a.dilation - a.padding;
+    return 0 <= i && i < a.size ? i : -1;
+}
+
+// The output whose tap k reads pixel i on an axis; -1 where there is none.
+__device__ int reader(Axis a, int i, int k) {
+    int o = i + a.padding - k * a.dilation;
+    return o >= 0 && o % a.stride == 0 && o / a.stride < a.output ? o / a.stride : -1;
+}
+
+// The same on all axes, as flat indices.
+__device__ long long pixel(Window g, Place o, Place k) {
+    int d = pixel(g.d, o.d, k.d), h = pixel(g.h, o.h, k.h), w = pixel(g.w, o.w, k.w);
+    return d < 0 || h < 0 || w < 0 ? -1 : ((long long)d * g.h.size + h) * g.w.size + w;
+}
+__device__ long long reader(Window g, Place i, Place k) {
+    int d = reader(g.d, i.d, k.d), h = reader(g.h, i.h, k.h), w = reader(g.w, i.w, k.w);
+    return d < 0 || h < 0 || w < 0 ? -1 : ((long long)d * g.h.output + h) * g.w.output + w;
 }
