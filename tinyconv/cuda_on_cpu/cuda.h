@@ -39,6 +39,8 @@ inline void __syncwarp(unsigned mask = 0xffffffff, int line = __builtin_LINE()) 
     inline name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
 VECTOR(float, float)
 VECTOR(int, int)
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // Arithmetic
 

@@ -41,11 +41,13 @@ __device__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], const unsigned (
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Starts a copy of 4, 8 or 16 bytes to shared memory, past the registers; zeros where the source is not `inside`.
+// Starts a copy of 4, 8 or 16 bytes to shared memory, past the registers; of zeros, and without looking at the address,
+// where it does not lie `inside`.
 template <int BYTES> __device__ void copy_async(void* shared, const void* global, bool inside = true) {
     unsigned to = __cvta_generic_to_shared(shared);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(BYTES),
-                 "r"(inside ? BYTES : 0)
+    asm volatile("{ .reg .pred outside;\n setp.eq.s32 outside, %3, 0;\n"
+                 "cp.async.ca.shared.global [%0], [%1], %2, outside; }" ::"r"(to), "l"(global), "n"(BYTES),
+                 "r"((int)inside)
                  : "memory");
 }
 

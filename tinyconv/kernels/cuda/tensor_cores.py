@@ -14,7 +14,7 @@ _LEAST_CHANNELS = 16  # a group, on either side: a slice of the sum; fewer rows 
 _COLUMNS = 128  # of a tile
 _RUN = 32  # input channels at one tap, of the weight gradient's columns
 _SLICE = 16  # channels, or outputs in the weight gradient, that are multiplied at a time
-_WORDS = {"tf32": 16, "bf16": 8}  # of 32 bits, of a slice
+_STEPS = {"tf32": 2, "bf16": 1}  # products that a slice takes
 _BLOCKS = 396  # that fill a large GPU: three on each of 132 multiprocessors
 _LEAST_SHARE = 16  # slices of a part
 
@@ -46,11 +46,11 @@ def _product(face: str, given: Array, w: Array, made: Array, g: Geometry, groups
     """Weights are packed into the rows that a block copies, then multiplied."""
     channels, rows, taps = given.shape[1] // groups, made.shape[1] // groups, prod(g.kernel)
     height = _height(rows)
-    tiles, words = -(-rows // height), -(-channels // _SLICE) * _WORDS[precision]
-    packed = array_module(w).empty((groups, taps, words, tiles * height), np.uint32)
+    tiles, steps = -(-rows // height), -(-channels // _SLICE) * _STEPS[precision]
+    packed = array_module(w).empty((groups, taps, steps, tiles * height // 16, 32, 4), np.uint32)  # see pack
     file = f"{precision}.cu"
-    blocks = (tiles * height // 64, words, groups)
-    launch(file, "pack", blocks, (w, packed, rows, channels, taps, face == "conv_input"), threads=64)
+    blocks = (tiles * height // 64, steps, groups)
+    launch(file, "pack", blocks, (w, packed, rows, channels, taps, face == "conv_input"))
     columns = -(-made.shape[0] * prod(made.shape[2:]) // _COLUMNS)
     args = (given, packed, made, given.shape[0], channels, rows, groups, window(g))
     launch(file, f"{face}_{height}", (columns, tiles, groups), args)

@@ -9,18 +9,29 @@
 // Copying them to channels last, as the tensor cores' own tables suggest, would read and write each once more: at the
 // 4 TB/s of an H200 a quarter of the time of a whole 3x3 layer of 64 channels.
 //
-// Before this: WORD, how many channels a word of a fragment holds; word(), which rounds them; multiply(), the product
-// of a warp; PITCH and SUM_PITCH, the lengths of rows in shared memory. They are chosen so that the 32 lanes of a warp,
-// which read 8 places on one axis and 4 on the other, find them in 32 different banks.
+// Before this: WORD, how many channels a word of a fragment holds; the functions word...(), which read and
+// round them; multiply(), the product of a warp; PITCH and SUM_PITCH. The latter are chosen so that the lanes which read
+// shared memory at the same time find their words in different banks.
 
-const int SLICE = 16, WORDS = SLICE / WORD;  // channels, and their words
-const int COLUMNS = 128;                     // of a tile
-const int THREADS = 128;
+const int SLICE = 16, STEPS = SLICE / 8 / WORD;  // channels; products of fragments that they take
+const int COLUMNS = 128;                         // of a tile
 
 // A slice being multiplied and one being copied. Weights are rounded already, pixels are rounded when they are read.
-__shared__ __align__(16) unsigned weights[2][WORDS][128 + 8];
+__shared__ __align__(16) unsigned weights[2][STEPS][8][32][4];  // 16 rows each: a lane's fragment
 __shared__ __align__(16) float image_tile[2][SLICE][PITCH];
 __shared__ bool was_read[COLUMNS];
+
+// The product of a tile. A warp makes 64 rows and 32 DOWN columns of it, as 4 x 4 DOWN products of 16 x 8.
+template <int DOWN> struct Tile {
+    float c[4][4 * DOWN][4] = {};
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    int row = warp % DOWN * 64, column = warp / DOWN * 32 * DOWN;  // the warp's first
+
+    __device__ void add(int j, const unsigned (&left)[4][4], const unsigned (&right)[2]) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) multiply(c[i][j], left[i], right);
+    }
+};
 
 // Which tap and channels come next. The same in all threads of a block.
 struct Slice {
@@ -38,46 +49,26 @@ __device__ bool advance(Slice& s, Window g, int channels) {  // true: at another
     return true;
 }
 
-// The product of a tile. A warp makes 64 rows and 32 DOWN columns of it, as 4 x 4 DOWN products of 16 x 8.
-template <int DOWN> struct Tile {
-    float c[4][4 * DOWN][4] = {};
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int row = warp % DOWN * 64 + lane / 4, column = warp / DOWN * 32 * DOWN;
-
-    // `a` and `b` bring the words of a row and of a column: a(row, word of the slice).
-    template <class A, class B> __device__ void add(A a, B b) {
-#pragma unroll
-        for (int first = 0; first < WORDS; first += 8) {
-            int k = first + lane % 4;
-            unsigned left[4][4];
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-#pragma unroll
-                for (int part = 0; part < 4; ++part) left[i][part] = a(row + 16 * i + part % 2 * 8, k + part / 2 * 4);
-#pragma unroll
-            for (int j = 0; j < 4 * DOWN; ++j) {
-                int at = column + 8 * j + lane / 4;
-                unsigned right[2] = {b(at, k), b(at, k + 4)};
-#pragma unroll
-                for (int i = 0; i < 4; ++i) multiply(c[i][j], left[i], right);
-            }
-        }
-    }
-};
-
-// Weights as the tiles want them: packed[group, k, word of channels, row], rounded, zeros where channels or rows end.
-// `turned`: for the input gradient, whose rows are input channels and whose sum runs over output channels.
-// Grid: 64 rows, words, groups.
+// Weights in the order of fragments: packed[group, k, 8 words of channels, 16 rows, lane, word], rounded; zeros where
+// channels or rows end. `turned`: for the input gradient, whose rows are input channels and whose sum runs over output
+// channels. Grid: 64 rows, 8 words of channels, groups.
 extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, bool turned) {
-    int row = blockIdx.x * 64 + threadIdx.x, first = blockIdx.y * WORD;
+    int lane = threadIdx.x % 32, row_tile = blockIdx.x * 4 + threadIdx.x / 32;
     for (int k = 0; k < K; ++k) {
-        float v[WORD];
-        for (int i = 0; i < WORD; ++i) {
-            long long r = blockIdx.z * rows + row, c = first + i, group_channel = blockIdx.z * channels + c;
-            bool inside = row < rows && c < channels;
-            v[i] = inside ? w[(turned ? group_channel * rows + row : r * channels + c) * K + k] : 0.0f;
+        unsigned fragment[4];
+        for (int part = 0; part < 4; ++part) {
+            int row = row_tile * 16 + lane / 4 + part % 2 * 8;
+            int first = (blockIdx.y * 8 + lane % 4 + part / 2 * 4) * WORD;
+            float v[WORD];
+            for (int i = 0; i < WORD; ++i) {
+                long long r = blockIdx.z * rows + row, c = blockIdx.z * channels + first + i;
+                long long filter = turned ? c * rows + row : r * channels + first + i;
+                v[i] = row < rows && first + i < channels ? w[filter * K + k] : 0.0f;
+            }
+            fragment[part] = word_of_weights(v);
         }
-        packed[(((long long)blockIdx.z * K + k) * gridDim.y + blockIdx.y) * gridDim.x * 64 + row] = word(v, 1);
+        long long at = ((long long)blockIdx.z * K + k) * gridDim.y + blockIdx.y;
+        *(uint4*)&packed[((at * gridDim.x * 4 + row_tile) * 32 + lane) * 4] = *(uint4*)fragment;
     }
 }
 
@@ -91,11 +82,12 @@ __device__ void product(const float* from, const unsigned* packed, float* to, in
     long long first = (long long)blockIdx.x * COLUMNS, mine = first + threadIdx.x;  // this thread copies one column
     bool exists = mine < N * made;
     Place place = TURNED ? pixel_at(g, mine) : output_at(g, mine);
-    const float* image = from + (exists ? mine / made * groups + blockIdx.z : 0) * channels * readable;
+    const float* image = from + (mine / made * groups + blockIdx.z) * channels * readable;
 
-    int words = (channels + SLICE - 1) / SLICE * WORDS, padded_rows = gridDim.y * 64 * DOWN;
-    const unsigned* slice_of_weights =
-        packed + (long long)blockIdx.z * taps(g) * words * padded_rows + blockIdx.y * 64 * DOWN;
+    int steps = (channels + SLICE - 1) / SLICE * STEPS;
+    long long words = gridDim.y * DOWN * 512;  // of all rows at one step
+    const unsigned* fragments = packed + blockIdx.z * taps(g) * steps * words;
+    fragments += (blockIdx.y * DOWN * 128 + threadIdx.x) * 4;
 
     Slice next = {0, {0, 0, 0}};
     long long source = -1;
@@ -103,49 +95,79 @@ __device__ void product(const float* from, const unsigned* packed, float* to, in
     auto fetch = [&](int half) {
         if (new_tap && exists) source = TURNED ? reader(g, place, next.tap) : pixel(g, place, next.tap);
         read = read || source >= 0;
-        const float* pixel_of_channel = image + next.channel * readable + (source >= 0 ? source : 0);
+        int there = source >= 0 ? channels - next.channel : 0;
+        const float* pixel_of_channel = image + next.channel * readable + source;
 #pragma unroll
         for (int c = 0; c < SLICE; ++c) {
-            bool inside = source >= 0 && next.channel + c < channels;
-            copy_async<4>(&image_tile[half][c][threadIdx.x], inside ? pixel_of_channel : from, inside);
+            copy_async<4>(&image_tile[half][c][threadIdx.x], pixel_of_channel, c < there);
             pixel_of_channel += readable;
         }
 #pragma unroll
-        for (int i = threadIdx.x; i < WORDS * 16 * DOWN; i += THREADS) {
-            int w = i / (16 * DOWN), row = i % (16 * DOWN) * 4;
-            copy_async<16>(&weights[half][w][row], slice_of_weights + (long long)w * padded_rows + row);
+        for (int step = 0; step < STEPS; ++step) {
+#pragma unroll
+            for (int i = 0; i < DOWN; ++i)
+                copy_async<16>(weights[half][step][threadIdx.x / 32 + 4 * i][threadIdx.x % 32], fragments + i * 512);
+            fragments += words;
         }
-        slice_of_weights += (long long)WORDS * padded_rows;
         new_tap = advance(next, g, channels);
     };
 
     Tile<DOWN> tile;
-    int slices = words / WORDS * taps(g);
-    fetch(0);
-    for (int s = 0; s < slices; ++s) {
+    for (int slice = 0, end = steps / STEPS * taps(g); slice <= end; ++slice) {
         copy_async_wait();
-        __syncthreads();  // slice s has come, and all have multiplied the one before
-        if (s + 1 < slices) fetch((s + 1) % 2);
-        tile.add([&](int row, int k) { return weights[s % 2][k][row]; },
-                 [&](int column, int k) { return word(&image_tile[s % 2][k * WORD][column], PITCH); });
+        __syncthreads();  // the slice before has come, and all have multiplied the one before that
+        if (slice < end) fetch(slice % 2);
+        if (slice == 0) continue;
+        int half = (slice + 1) % 2;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            unsigned left[4][4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                *(uint4*)left[i] = *(const uint4*)weights[half][step][tile.row / 16 + i][tile.lane];
+#pragma unroll
+            for (int run = 0; run < DOWN; ++run) {  // of 32 columns: a lane takes four neighbours, one for each product
+                unsigned low[4], high[4];
+                words_of_columns(low, image_tile[half], 8 * step + tile.t, tile.column + 32 * run + 4 * tile.g);
+                words_of_columns(high, image_tile[half], 8 * step + tile.t + 4, tile.column + 32 * run + 4 * tile.g);
+#pragma unroll
+                for (int j = 0; j < 4; ++j) {
+                    unsigned right[2] = {low[j], high[j]};
+                    tile.add(4 * run + j, left, right);
+                }
+            }
+        }
     }
     was_read[threadIdx.x] = read;
     __syncthreads();
 
-    int column = tile.column + tile.lane % 4 * 2;
-    long long n = (first + column) / made, j = (first + column) % made;
+    // So column n of the product j of a run is its column 4n + j, and a lane has two times four neighbours.
+    int column = tile.column + 8 * tile.t;
+    long long n = (first + column) / made, at = (first + column) % made;
 #pragma unroll
-    for (int step = 0; step < 8 * DOWN; ++step) {  // two neighbouring columns of every eight
-        float* result = to + (n * groups + blockIdx.z) * rows * made + j;
+    for (int fours = 0; fours < 2 * DOWN; ++fours) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            int row = blockIdx.y * 64 * DOWN + tile.row + 8 * i;
-            if (n < N && row < rows)
-                result[row * made] = was_read[column] ? tile.c[i / 2][step / 2][i % 2 * 2 + step % 2] : 0.0f;
+            float v[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) v[j] = tile.c[i / 2][fours / 2 * 4 + j][i % 2 * 2 + fours % 2];
+            if (TURNED)
+                for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
+            int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
+            if (row >= rows) continue;
+            if (made % 4 == 0) {
+                if (n < N) *(float4*)(to + ((n * groups + blockIdx.z) * rows + row) * made + at) = *(float4*)v;
+                continue;
+            }
+            long long image = n, place = at;
+            for (int j = 0; j < 4; ++j) {
+                if (image < N) to[((image * groups + blockIdx.z) * rows + row) * made + place] = v[j];
+                if (++place == made) place = 0, ++image;
+            }
         }
-        int ahead = step % 2 ? 7 : 1;
-        column += ahead, j += ahead;
-        while (j >= made) j -= made, ++n;
+        int ahead = fours % 2 ? 28 : 4;
+        column += ahead, at += ahead;
+        while (at >= made) at -= made, ++n;
     }
 }
 
@@ -154,21 +176,23 @@ __device__ void product(const float* from, const unsigned* packed, float* to, in
 // them a tile, and the sum runs over slices of 16 outputs, `share` of them a part.
 // Grid: tiles of columns, tiles of rows, groups * parts.
 
-__shared__ float given[2][128][SUM_PITCH], seen[2][COLUMNS][SUM_PITCH];  // of gy and of x
+__shared__ __align__(16) float given[2][128][SUM_PITCH], seen[2][COLUMNS][SUM_PITCH];  // of gy and of x
 
 template <int DOWN>
 __device__ void sum_of_products(const float* x, const float* gy, float* parts, int N, int channels, int rows,
                                 int groups, int share, Window g) {
     int group = blockIdx.z % groups, part = blockIdx.z / groups, K = taps(g);
     int mine = threadIdx.x % SLICE, line = threadIdx.x / SLICE;  // this thread copies one output of every eighth line
-    long long all = N * outputs(g), q = (long long)part * share * SLICE + mine;
-    long long last = all - q + mine < (long long)share * SLICE ? all : q - mine + (long long)share * SLICE;
+    long long all = N * outputs(g), q = (long long)part * share * SLICE, end = q + (long long)share * SLICE;
+    if (end > all) end = all;
+    int slices = q < end ? (end - q + SLICE - 1) / SLICE : 0;
+    q += mine;
 
-    // Every slice goes on by 16 outputs: those are so many rows and columns of the image, with a carry.
+    // Every slice goes on by 16 outputs: so many images, rows and columns, with a carry.
     long long n = q / outputs(g), o = q % outputs(g);
     Place at = output_at(g, o), ahead = output_at(g, SLICE);
     int images_ahead = SLICE / outputs(g);
-    auto step = [&]() {
+    auto go_on = [&]() {
         q += SLICE, n += images_ahead, o += SLICE - images_ahead * outputs(g);
         if (o >= outputs(g)) o -= outputs(g), ++n;
         at.w += ahead.w, at.h += ahead.h, at.d += ahead.d;
@@ -182,47 +206,59 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
         int number = blockIdx.x * 4 + run;
         tap[run] = tap_at(g, number), channel[run] = number / K * 32 + line;
     }
+    int first_row = blockIdx.y * 64 * DOWN + line;
     auto fetch = [&](int half) {
-        const float* row_of_gy =
-            gy + ((n * groups + group) * rows + blockIdx.y * 64 * DOWN + line) * outputs(g) + o;
+        const float* row_of_gy = gy + ((n * groups + group) * rows + first_row) * outputs(g) + o;
+        int there = q < end ? rows - first_row : 0;
 #pragma unroll
         for (int i = 0; i < 8 * DOWN; ++i) {
-            bool inside = q < last && blockIdx.y * 64 * DOWN + line + 8 * i < rows;
-            copy_async<4>(&given[half][line + 8 * i][mine], inside ? row_of_gy : gy, inside);
+            copy_async<4>(&given[half][line + 8 * i][mine], row_of_gy, 8 * i < there);
             row_of_gy += 8 * outputs(g);
         }
 #pragma unroll
         for (int run = 0; run < 4; ++run) {
-            long long source = q < last ? pixel(g, at, tap[run]) : -1;
+            long long source = q < end ? pixel(g, at, tap[run]) : -1;
             const float* channel_of_x = x + ((n * groups + group) * channels + channel[run]) * pixels(g) + source;
+            there = source >= 0 ? channels - channel[run] : 0;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                bool inside = source >= 0 && channel[run] + 8 * i < channels;
-                copy_async<4>(&seen[half][32 * run + line + 8 * i][mine], inside ? channel_of_x : x, inside);
+                copy_async<4>(&seen[half][32 * run + line + 8 * i][mine], channel_of_x, 8 * i < there);
                 channel_of_x += 8 * pixels(g);
             }
         }
-        step();
+        go_on();
     };
 
     Tile<DOWN> tile;
-    int slices = (last - q + mine + SLICE - 1) / SLICE;
-    if (slices > 0) fetch(0);
-    for (int s = 0; s < slices; ++s) {
+    for (int slice = 0; slice <= slices; ++slice) {
         copy_async_wait();
         __syncthreads();
-        if (s + 1 < slices) fetch((s + 1) % 2);
-        tile.add([&](int row, int k) { return word(&given[s % 2][row][k * WORD], 1); },
-                 [&](int column, int k) { return word(&seen[s % 2][column][k * WORD], 1); });
+        if (slice < slices) fetch(slice % 2);
+        if (slice == 0) continue;
+        int half = (slice + 1) % 2;
+#pragma unroll
+        for (int step = 0; step < STEPS; ++step) {
+            unsigned left[4][4];
+#pragma unroll
+            for (int i = 0; i < 16; ++i)
+                left[i / 4][i % 4] = word_of_line(given[half][tile.row + i / 4 * 16 + tile.g + i % 2 * 8], tile.t,
+                                                  2 * step + i % 4 / 2);
+#pragma unroll
+            for (int j = 0; j < 4 * DOWN; ++j) {
+                const float* line = seen[half][tile.column + 8 * j + tile.g];
+                unsigned right[2] = {word_of_line(line, tile.t, 2 * step), word_of_line(line, tile.t, 2 * step + 1)};
+                tile.add(j, left, right);
+            }
+        }
     }
 
 #pragma unroll
     for (int j = 0; j < 4 * DOWN; ++j) {
         int number = blockIdx.x * 4 + (tile.column + 8 * j) / 32;
-        int c = number / K * 32 + 8 * j % 32 + tile.lane % 4 * 2;
+        int c = number / K * 32 + 8 * j % 32 + 2 * tile.t;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            int row = blockIdx.y * 64 * DOWN + tile.row + 8 * i;
+            int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
             float* result = parts + ((((long long)part * groups + group) * rows + row) * channels + c) * K + number % K;
             if (row < rows && c < channels) result[0] = tile.c[i / 2][j][i % 2 * 2];
             if (row < rows && c + 1 < channels) result[K] = tile.c[i / 2][j][i % 2 * 2 + 1];
