@@ -277,7 +277,7 @@ def test_infinite_weights_meet_the_padding_but_no_pixel_that_nothing_reads() -> 
 
 
 def test_which_layers_fit() -> None:
-    g, strided = (window_geometry("test", (8, 8), (3, 3), stride, 1) for stride in (1, 2))
-    assert tensor_cores.fits("conv", strided, 16, 64, 1) and tensor_cores.fits("conv_input", g, 16, 64, 1)
-    assert not tensor_cores.fits("conv_input", strided, 16, 64, 1)
+    g, strided, patches = (window_geometry("test", (16, 16), (4, 4), stride) for stride in (1, 2, 4))
+    assert all(tensor_cores.fits("conv_input", each, 16, 64, 1) for each in (g, strided))
+    assert tensor_cores.fits("conv", patches, 16, 64, 1) and not tensor_cores.fits("conv_input", patches, 16, 64, 1)
     assert not tensor_cores.fits("conv", g, 3, 64, 1) and not tensor_cores.fits("conv_weight", g, 64, 64, 64)

@@ -11,6 +11,7 @@ from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch, window
 
 _LEAST_CHANNELS = 16  # a group, on either side: a slice of the sum; fewer rows would leave tensor cores idle
+_MOST_PHASES = 8  # of an input gradient, three launches each
 _COLUMNS = 128  # of a tile
 _RUN = 32  # input channels at one tap, of the weight gradient's columns
 _SLICE = 16  # channels, or outputs in the weight gradient, that are multiplied at a time
@@ -21,39 +22,48 @@ _LEAST_SHARE = 16  # slices of a part
 
 def fits(face: str, g: Geometry, c_in: int, c_out: int, groups: int) -> bool:
     """Whether 'conv', 'conv_input' or 'conv_weight' keeps tensor cores busy. All need arrays of float32."""
-    if face == "conv_input" and prod(g.stride) > 1:
-        return False  # a pixel would multiply by all taps, though only every stride-th output reads it
+    if face == "conv_input" and prod(g.stride) > _MOST_PHASES:
+        return False
     return min(c_in, c_out) // groups >= _LEAST_CHANNELS
 
 
 def conv(x: Array, w: Array, g: Geometry, groups: int, precision: str) -> Array:
     """x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O), operands rounded to ``precision``."""
-    x, w = contiguous(x), contiguous(w)
-    y = array_module(x).empty((x.shape[0], w.shape[0], *g.output), x.dtype)
-    _product("conv", x, w, y, g, groups, precision)
-    return y
+    return _product(contiguous(x), contiguous(w), g, groups, precision, gradient=False)
 
 
 def conv_input(gy: Array, w: Array, g: Geometry, groups: int, precision: str) -> Array:
-    """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I), operands rounded to ``precision``."""
+    """gy (N, C_out, *O), w (C_out, C_in/groups, *K) to gx (N, C_in, *I), operands rounded to ``precision``.
+
+    With a stride the pixels fall into phases, each of them a convolution with some of the taps.
+    """
     gy, w = contiguous(gy), contiguous(w)
-    gx = array_module(gy).empty((gy.shape[0], w.shape[1] * groups, *g.size), gy.dtype)
-    _product("conv_input", gy, w, gx, g, groups, precision)
+    phases = g.transposed_phases()
+    gx = None
+    for phase in phases:
+        taps = w[(..., *phase.taps)][(..., *[slice(None, None, -1)] * g.rank)]  # from the first to the last
+        part = _product(gy, contiguous(taps), phase.geometry(g.output), groups, precision, gradient=True)
+        if len(phases) == 1:
+            return part
+        if gx is None:
+            gx = array_module(gy).empty((gy.shape[0], part.shape[1], *g.size), gy.dtype)
+        gx[(..., *phase.pixels)] = part
     return gx
 
 
-def _product(face: str, given: Array, w: Array, made: Array, g: Geometry, groups: int, precision: str) -> None:
-    """Weights are packed into the rows that a block copies, then multiplied."""
-    channels, rows, taps = given.shape[1] // groups, made.shape[1] // groups, prod(g.kernel)
+def _product(x: Array, w: Array, g: Geometry, groups: int, precision: str, gradient: bool) -> Array:
+    """Weights are packed into the order in which a block copies them, then multiplied."""
+    xp, file, taps = array_module(x), f"{precision}.cu", prod(g.kernel)
+    channels, rows = x.shape[1] // groups, w.shape[1] if gradient else w.shape[0] // groups
     height = _height(rows)
     tiles, steps = -(-rows // height), -(-channels // _SLICE) * _STEPS[precision]
-    packed = array_module(w).empty((groups, taps, steps, tiles * height // 16, 32, 4), np.uint32)  # see pack
-    file = f"{precision}.cu"
-    blocks = (tiles * height // 64, steps, groups)
-    launch(file, "pack", blocks, (w, packed, rows, channels, taps, face == "conv_input"))
-    columns = -(-made.shape[0] * prod(made.shape[2:]) // _COLUMNS)
-    args = (given, packed, made, given.shape[0], channels, rows, groups, window(g))
-    launch(file, f"{face}_{height}", (columns, tiles, groups), args)
+    packed = xp.empty((groups, taps, steps, tiles * height // 16, 32, 4), np.uint32)  # see pack
+    launch(file, "pack", (tiles * height // 64, steps, groups), (w, packed, rows, channels, taps, gradient))
+    y = xp.empty((x.shape[0], groups * rows, *g.output), x.dtype)
+    columns = -(-x.shape[0] * prod(g.output) // _COLUMNS)
+    args = (x, packed, y, x.shape[0], channels, rows, groups, gradient, window(g))
+    launch(file, f"conv_{height}", (columns, tiles, groups), args)
+    return y
 
 
 def conv_weight(x: Array, gy: Array, g: Geometry, groups: int, precision: str) -> Array:

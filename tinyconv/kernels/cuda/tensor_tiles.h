@@ -50,9 +50,9 @@ __device__ bool advance(Slice& s, Window g, int channels) {  // true: at another
 }
 
 // Weights in the order of fragments: packed[group, k, 8 words of channels, 16 rows, lane, word], rounded; zeros where
-// channels or rows end. `turned`: for the input gradient, whose rows are input channels and whose sum runs over output
-// channels. Grid: 64 rows, 8 words of channels, groups.
-extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, bool turned) {
+// channels or rows end. `gradient`: for that of the input, whose rows are input channels, whose sum runs over output
+// channels, and whose windows are turned around. Grid: 64 rows, 8 words of channels, groups.
+extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, bool gradient) {
     int lane = threadIdx.x % 32, row_tile = blockIdx.x * 4 + threadIdx.x / 32;
     for (int k = 0; k < K; ++k) {
         unsigned fragment[4];
@@ -62,8 +62,8 @@ extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int 
             float v[WORD];
             for (int i = 0; i < WORD; ++i) {
                 long long r = blockIdx.z * rows + row, c = blockIdx.z * channels + first + i;
-                long long filter = turned ? c * rows + row : r * channels + first + i;
-                v[i] = row < rows && first + i < channels ? w[filter * K + k] : 0.0f;
+                long long filter = gradient ? c * rows + row : r * channels + first + i;
+                v[i] = row < rows && first + i < channels ? w[filter * K + (gradient ? K - 1 - k : k)] : 0.0f;
             }
             fragment[part] = word_of_weights(v);
         }
@@ -72,17 +72,16 @@ extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int 
     }
 }
 
-// to[n, r, j] = sum over c, k of from[n, c, place read by tap k of j] packed[group, k, c, r]: outputs read pixels, or,
-// TURNED, pixels read outputs. `channels` and `rows` are those of a group.
+// y[n, r, o] = sum over c, k of x[n, c, pixel(o, k)] packed[group, k, c, r]. `channels` and `rows` are those of a group.
+// An input gradient is such a sum as well: x is then gy, and y is gx. There a window that reads no pixel makes zero.
 // Grid: tiles of columns, tiles of rows, groups.
-template <int DOWN, bool TURNED>
-__device__ void product(const float* from, const unsigned* packed, float* to, int N, int channels, int rows, int groups,
-                        Window g) {
-    long long readable = TURNED ? outputs(g) : pixels(g), made = TURNED ? pixels(g) : outputs(g);
-    long long first = (long long)blockIdx.x * COLUMNS, mine = first + threadIdx.x;  // this thread copies one column
-    bool exists = mine < N * made;
-    Place place = TURNED ? pixel_at(g, mine) : output_at(g, mine);
-    const float* image = from + (mine / made * groups + blockIdx.z) * channels * readable;
+template <int DOWN>
+__device__ void product(const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups,
+                        bool gradient, Window g) {
+    long long made = outputs(g), first = (long long)blockIdx.x * COLUMNS, mine = first + threadIdx.x;
+    bool exists = mine < N * made;  // the column that this thread copies
+    Place place = output_at(g, mine);
+    const float* image = x + (mine / made * groups + blockIdx.z) * channels * pixels(g);
 
     int steps = (channels + SLICE - 1) / SLICE * STEPS;
     long long words = gridDim.y * DOWN * 512;  // of all rows at one step
@@ -93,14 +92,14 @@ __device__ void product(const float* from, const unsigned* packed, float* to, in
     long long source = -1;
     bool read = false, new_tap = true;
     auto fetch = [&](int half) {
-        if (new_tap && exists) source = TURNED ? reader(g, place, next.tap) : pixel(g, place, next.tap);
+        if (new_tap && exists) source = pixel(g, place, next.tap);
         read = read || source >= 0;
         int there = source >= 0 ? channels - next.channel : 0;
-        const float* pixel_of_channel = image + next.channel * readable + source;
+        const float* pixel_of_channel = image + next.channel * pixels(g) + source;
 #pragma unroll
         for (int c = 0; c < SLICE; ++c) {
             copy_async<4>(&image_tile[half][c][threadIdx.x], pixel_of_channel, c < there);
-            pixel_of_channel += readable;
+            pixel_of_channel += pixels(g);
         }
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
@@ -151,17 +150,17 @@ __device__ void product(const float* from, const unsigned* packed, float* to, in
             float v[4];
 #pragma unroll
             for (int j = 0; j < 4; ++j) v[j] = tile.c[i / 2][fours / 2 * 4 + j][i % 2 * 2 + fours % 2];
-            if (TURNED)
+            if (gradient)
                 for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
             int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
             if (row >= rows) continue;
             if (made % 4 == 0) {
-                if (n < N) *(float4*)(to + ((n * groups + blockIdx.z) * rows + row) * made + at) = *(float4*)v;
+                if (n < N) *(float4*)(y + ((n * groups + blockIdx.z) * rows + row) * made + at) = *(float4*)v;
                 continue;
             }
             long long image = n, place = at;
             for (int j = 0; j < 4; ++j) {
-                if (image < N) to[((image * groups + blockIdx.z) * rows + row) * made + place] = v[j];
+                if (image < N) y[((image * groups + blockIdx.z) * rows + row) * made + place] = v[j];
                 if (++place == made) place = 0, ++image;
             }
         }
@@ -268,24 +267,16 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
 
 // The kernels: tiles of 128 rows, two blocks a multiprocessor, and of 64 rows, three of them.
 extern "C" __global__ void __launch_bounds__(128, 2) conv_128(
-    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, Window g) {
-    product<2, false>(x, packed, y, N, channels, rows, groups, g);
-}
-extern "C" __global__ void __launch_bounds__(128, 2) conv_input_128(
-    const float* gy, const unsigned* packed, float* gx, int N, int channels, int rows, int groups, Window g) {
-    product<2, true>(gy, packed, gx, N, channels, rows, groups, g);
+    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient, Window g) {
+    product<2>(x, packed, y, N, channels, rows, groups, gradient, g);
 }
 extern "C" __global__ void __launch_bounds__(128, 2) conv_weight_128(
     const float* x, const float* gy, float* parts, int N, int channels, int rows, int groups, int share, Window g) {
     sum_of_products<2>(x, gy, parts, N, channels, rows, groups, share, g);
 }
 extern "C" __global__ void __launch_bounds__(128, 3) conv_64(
-    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, Window g) {
-    product<1, false>(x, packed, y, N, channels, rows, groups, g);
-}
-extern "C" __global__ void __launch_bounds__(128, 3) conv_input_64(
-    const float* gy, const unsigned* packed, float* gx, int N, int channels, int rows, int groups, Window g) {
-    product<1, true>(gy, packed, gx, N, channels, rows, groups, g);
+    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient, Window g) {
+    product<1>(x, packed, y, N, channels, rows, groups, gradient, g);
 }
 extern "C" __global__ void __launch_bounds__(128, 3) conv_weight_64(
     const float* x, const float* gy, float* parts, int N, int channels, int rows, int groups, int share, Window g) {
