@@ -19,7 +19,7 @@ MAX_THREADS = 1024  # of a block
 MAX_SHARED = 227 << 10  # bytes of a block, of the largest GPUs
 #: Bytes without an array around each one, so that an access beside it hits no other.
 REDZONE = 1 << 20
-_DYNAMIC = re.compile(r"extern\s+__shared__\s+([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
+_DYNAMIC = re.compile(r"extern\s+__shared__\s+(?:__align__\s*\(\s*\d+\s*\)\s+)?([\w ]+?)\s+(\w+)\s*\[\s*\]\s*;")
 _turn = threading.Lock()  # the runtime keeps one launch
 
 

@@ -34,6 +34,13 @@ struct Copy {
     char bytes[16];
 };
 
+// A matrix product of a warpgroup that was begun and not yet waited for: c += a b, where a and b are descriptors.
+struct Product {
+    float* c;
+    unsigned long long a, b;
+    int line;
+};
+
 struct Fibre {
     ucontext_t context;
     char* stack = nullptr;
@@ -47,6 +54,9 @@ struct Fibre {
     int warp_epoch = 0;
     unsigned long long given = 0;  // what it hands to the other lanes of its warp
     std::vector<Copy> copies;
+    std::vector<Product> products;
+    bool began = false;         // to multiply
+    long long published = 0;    // when it last let the matrix products see what it wrote
 };
 
 // The last write and read of one element, and when: an epoch ends at a barrier.
@@ -55,6 +65,7 @@ struct Access {
     int reader = -1, read_epoch = -1, read_warp_epoch = -1, read_block = -1;
     bool set = false;  // shared memory: something was written in this block
     bool coming = false;  // will be, by a copy
+    long long written = 0;
 };
 
 struct Buffer {
@@ -75,6 +86,8 @@ Buffer shared, dynamic_shared;
 ucontext_t scheduler;
 Fibre* current;
 int epoch, block_number;
+long long moments;  // counts writes
+int product_line;   // of the product that is being made, which reads for all its threads
 bool watch;
 std::string printed, message;
 void* where;
@@ -90,7 +103,7 @@ int number_of(const Fibre* f) {
 [[noreturn]] void fail(std::string text, void* address, int line) {
     message = text;
     where = address;
-    where_line = line;
+    where_line = line ? line : product_line;
     swapcontext(&current->context, &scheduler);  // never to come back
     abort();
 }
@@ -142,7 +155,7 @@ void look_for_races(Buffer& b, const char* at, size_t size, bool write, void* pc
                 race(b, element_at, "writes", a.reader, a.read_block,
                      together ? "reads since the last barrier" : "reads", pc);
             a.writer = me, a.write_epoch = epoch, a.write_warp_epoch = current->warp_epoch;
-            a.write_block = block_number, a.set = true, a.coming = false;
+            a.write_block = block_number, a.set = true, a.coming = false, a.written = ++moments;
         } else {
             bool again = a.read_block == block_number && a.read_epoch == epoch && a.reader != me && a.reader != -1;
             a.reader = again ? SEVERAL : me;
@@ -250,6 +263,8 @@ bool release_warps() {
     return released;
 }
 
+#include "products.h"
+
 // All fibres wait or are done, and no warp can go on: a barrier of the block, or a mistake.
 bool release_block() {
     Fibre* waiting = nullptr;
@@ -342,7 +357,7 @@ void cuda_on_cpu_launch(void (*kernel)(void**), void** arguments, const unsigned
     entry = kernel, entry_arguments = arguments, watch = checked;
     gridDim = dim3(grid[0], grid[1], grid[2]), blockDim = dim3(block[0], block[1], block[2]);
     message.clear(), printed.clear(), buffers.clear(), own.clear();
-    where = nullptr, where_line = 0;
+    where = nullptr, where_line = product_line = 0;
     for (int i = 0; i < count; ++i) {
         Argument& a = arrays[i];
         buffers.push_back({a.name, a.start, a.bytes, a.item, a.constant != 0, {}});
@@ -465,6 +480,30 @@ void cuda_on_cpu_atomic(void* address, size_t size) {
     for (Buffer& b : buffers)
         if (inside(b, at, size) && !b.constant) return;
     access(at, size, true, __builtin_return_address(0));
+}
+
+unsigned cuda_on_cpu_shared_address(const void* address) {
+    char* at = (char*)address;
+    if (inside(shared, at, 0)) return at - shared.start;
+    if (inside(dynamic_shared, at, 0)) return at - dynamic_shared.start + dynamic_address();
+    fail("a descriptor of what does not lie in shared memory.", __builtin_return_address(0), 0);
+}
+
+void cuda_on_cpu_publish() { current->published = moments; }
+
+void cuda_on_cpu_products_begin() { current->began = true; }
+
+void cuda_on_cpu_begin_product(float* c, unsigned long long a, unsigned long long b, int line) {
+    if (!current->began) fail("begin_product() without a products_begin() before it.", nullptr, line);
+    Product mine = {c, a, b, line};
+    current->products.push_back(mine);
+    cuda_on_cpu_together(128, look_at_factors, &mine, "begin_product()", line);
+}
+
+void cuda_on_cpu_products_wait(int line) {
+    cuda_on_cpu_together(128, multiply, &current->products, "products_wait()", line);
+    current->products.clear();
+    current->began = false;
 }
 
 int cuda_on_cpu_printf(const char* format, ...) {

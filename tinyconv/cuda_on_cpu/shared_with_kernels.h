@@ -21,6 +21,11 @@ int cuda_on_cpu_lane();
 void cuda_on_cpu_together(int threads, void (*operation)(void**), void* mine, const char* what, int line);
 void cuda_on_cpu_copy_async(void* shared, const void* from, int size);
 void cuda_on_cpu_copy_async_wait();
+unsigned cuda_on_cpu_shared_address(const void* address);
+void cuda_on_cpu_publish();
+void cuda_on_cpu_products_begin();
+void cuda_on_cpu_begin_product(float* c, unsigned long long a, unsigned long long b, int line);
+void cuda_on_cpu_products_wait(int line);
 void cuda_on_cpu_atomic(void* address, size_t size);
 int cuda_on_cpu_printf(const char* format, ...);
 }
