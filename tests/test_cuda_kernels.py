@@ -37,17 +37,17 @@ REGISTERS = {
     "softmax.cu": 64,
     "tf32.cu": 255,
     "tiled.cu": 128,
+    "wgmma.cu": 128,
 }
 SHARED = 48 << 10
 
-#: Tensor cores multiply these since sm_80, and no doubles.
-ON_TENSOR_CORES = ("bf16.cu", "tf32.cu")
+#: What tensor cores multiply, and since when; of one precision.
+ON_TENSOR_CORES = {"bf16.cu": ("sm_80", "sm_90"), "tf32.cu": ("sm_80", "sm_90"), "wgmma.cu": ("sm_90a",)}
 BUILDS = [
     (file, dtype, architecture)
     for file in FILES
-    for dtype in launcher.REALS
-    for architecture in nvrtc.ARCHITECTURES
-    if file not in ON_TENSOR_CORES or (dtype == np.float32 and architecture != "sm_75")
+    for dtype in (launcher.REALS if file not in ON_TENSOR_CORES else [np.dtype(np.float32)])
+    for architecture in ON_TENSOR_CORES.get(file, nvrtc.ARCHITECTURES)
 ]
 
 
@@ -76,6 +76,15 @@ def test_the_budget_counts() -> None:
     assert row.shared == 4096 and row.registers > 64
     with pytest.raises(AssertionError, match="foo"):
         nvrtc.compile_for('extern "C" __global__ void k() { foo(); }', "sm_80")
+
+
+def test_cupys_compiler_makes_hoppers_machine_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("cupy")
+    if nvrtc.library() is None:
+        pytest.skip("nvidia-cuda-nvrtc is not installed")
+    monkeypatch.setattr(launcher.compiler, "folder", lambda: tmp_path)
+    path = launcher.hopper("""extern "C" __global__ void k() { asm volatile("wgmma.fence.sync.aligned;"); }""")
+    assert path.read_bytes()[:4] == b"\x7fELF" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_docstring_names_every_file() -> None:

@@ -188,6 +188,62 @@ def test_a_mistake_is_found(mistake: str) -> None:
         kernel(body, "const float* x, float* out")((1,), (threads,), (x, out))
 
 
+#: A warpgroup multiplies a (64, 64) by b (128, 64), transposed: swizzled tiles, four products.
+WARPGROUP = """
+    __shared__ __align__(1024) unsigned ta[64][32], tb[128][32];
+    int t = threadIdx.x, lane = t % 32;
+    auto copy = [&](const float* from, unsigned (*to)[32], int rows) {
+        for (int i = t; i < rows * 32; i += 128) {
+            int r = i / 32, w = i % 32;
+            to[r][(w / 4 ^ r % 8) * 4 + w % 4] = to_bf16(from[r * 64 + 2 * w], from[r * 64 + 2 * w + 1]);
+        }
+    };
+    copy(a, ta, 64);
+    copy(b, tb, 128);
+    publish();
+    __syncthreads();
+    float s[64];
+    auto place = [&](int i) { return (t / 32 * 16 + lane / 4 + i % 4 / 2 * 8) * 128 + i / 4 * 8 + t % 4 * 2 + i % 2; };
+    for (int i = 0; i < 64; ++i) s[i] = c[place(i)];
+    products_begin();
+    for (int k = 0; k < 4; ++k)
+        begin_product(s, descriptor(ta) + 2 * k, descriptor(tb) + 2 * k);
+    products_wait();
+    for (int i = 0; i < 64; ++i) c[place(i)] = s[i];"""
+
+
+def test_a_warpgroup_multiplies_out_of_shared_memory() -> None:
+    generator = np.random.default_rng(0)
+    a, b, c = (generator.standard_normal(shape, np.float32) for shape in ((64, 64), (128, 64), (64, 128)))
+    found = c.copy()
+    kernel(WARPGROUP, POINTERS)((1,), (128,), (a, b, found))
+    right = rounded(a, "bf16") @ rounded(b, "bf16").T + c
+    np.testing.assert_allclose(found, right, rtol=0, atol=4 * 2.0**-19)  # four roundings of up to 64
+
+
+#: what is wrong: (the right text, the wrong one, threads, what is said)
+WRONG_WARPGROUPS = {
+    "nothing published": ("publish();", "", 128, r"line 20.*has written and not published"),
+    "no barrier": ("__syncthreads();", "", 128, r"line 20.*a race|line 20.*yet"),
+    "not begun": ("products_begin();", "", 128, r"line 20.*without a products_begin"),
+    "two warps": ("float s[64];", "float s[64];", 64, "needs all 128 threads"),
+    "other tiles": ("descriptor(ta) + 2 * k", "descriptor(ta) + 2 * (t / 32)", 128, "line 20.*different descriptors"),
+    "no swizzle": ("descriptor(ta) + 2 * k", "descriptor(ta) % (1ull << 62)", 128, "line 20.*128-byte swizzle"),
+    "behind the tiles": ("descriptor(tb) + 2 * k", "descriptor(tb) + 1024", 128, "line 20.*out of shared memory"),
+    "not shared": ("descriptor(ta)", "descriptor(a)", 128, "line 20.*does not lie in shared memory"),
+    "written while it multiplies": ("products_wait();", "ta[0][0] = 0;\n    products_wait();", 128, "race"),
+    "some threads alone": ("products_wait();", "if (t < 96) products_wait();", 128, r"waits in products_wait\(\)"),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_WARPGROUPS)
+def test_a_mistake_of_a_warpgroup_is_found(mistake: str) -> None:
+    right, wrong, threads, words = WRONG_WARPGROUPS[mistake]
+    arrays = (np.zeros(shape, np.float32) for shape in ((64, 64), (128, 64), (64, 128)))
+    with pytest.raises(KernelError, match=words):
+        kernel(WARPGROUP.replace(right, wrong), POINTERS)((1,), (threads,), tuple(arrays))
+
+
 # --- convolution ------------------------------------------------------------------------------------------------------
 
 
@@ -209,22 +265,34 @@ def faces(
     return arrays, right, g
 
 
-def made(face: str, arrays: tuple[np.ndarray, ...], g: Any, groups: int, precision: str) -> np.ndarray:
+#: Precision, and which kernels: those of warps for every GPU with tensor cores, those of warpgroups for Hopper's.
+WAYS = {
+    "tf32": ("tf32", tensor_cores.product_by_warps),
+    "bf16": ("bf16", tensor_cores.product_by_warps),
+    "wgmma": ("bf16", tensor_cores.product_by_warpgroups),
+}
+
+
+def made(face: str, arrays: tuple[np.ndarray, ...], g: Any, groups: int, way: str) -> np.ndarray:
     x, w, gy = arrays
     given = {"conv": (x, w), "conv_input": (gy, w), "conv_weight": (x, gy)}[face]
-    return getattr(tensor_cores, face)(*given, g, groups, precision)
+    precision, product = WAYS[way]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensor_cores, "_product", product)
+        return getattr(tensor_cores, face)(*given, g, groups, precision)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("face", ["conv", "conv_input", "conv_weight"])
-def test_the_error_is_that_of_rounded_operands(face: str, precision: str) -> None:
+def test_the_error_is_that_of_rounded_operands(face: str, way: str) -> None:
+    precision, _ = WAYS[way]
     # An operand m 2^e with m in [1, 2) is off by up to half a unit, u = 2^-bits of 2^e, evenly: u / sqrt(3) in the mean
     # square. The mean of 1 / m^2 over mantissas as they occur (Benford) is 3 / (8 ln 2), and a product has two of them.
     bits, _ = PRECISIONS[precision]
     expected = 2.0**-bits * np.sqrt(2 / 3 * 3 / (8 * np.log(2)))
     assert expected == pytest.approx({"tf32": 2.9e-4, "bf16": 2.35e-3}[precision], rel=0.02)
     arrays, right, g = faces((2, 1, 32, 32, (12, 12), (3, 3), 1, 1, 1), None)
-    error = made(face, arrays, g, 1, precision) - right[face]
+    error = made(face, arrays, g, 1, way) - right[face]
     norm = np.linalg.norm(right[face])
     assert np.linalg.norm(error) / norm == pytest.approx(expected, rel=0.06)
     # To no side: operands cut off would take 2^-bits of each off, on average, towards zero.
@@ -246,15 +314,15 @@ def layers(draw: st.DrawFn) -> tuple[Any, ...]:
     return draw(st.integers(1, 3)), groups, c_in, c_out, size, taps, stride, padding, dilation
 
 
-@given(layer=layers(), precision=st.sampled_from(list(PRECISIONS)), share=st.sampled_from([1, 3, 16]))
-@settings(max_examples=12)
-def test_tensor_cores_are_torchs_convolution(layer: tuple[Any, ...], precision: str, share: int) -> None:
-    arrays, right, g = faces(layer, precision)
+@given(layer=layers(), way=st.sampled_from(list(WAYS)), share=st.sampled_from([1, 3, 16]))
+@settings(max_examples=15)
+def test_tensor_cores_are_torchs_convolution(layer: tuple[Any, ...], way: str, share: int) -> None:
+    arrays, right, g = faces(layer, WAYS[way][0])
     terms = max(arrays[1][0].size, arrays[1][:, 0].size, arrays[2][:, 0].size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensor_cores, "_LEAST_SHARE", share)
         for face, expected in right.items():
-            found = made(face, arrays, g, layer[1], precision)
+            found = made(face, arrays, g, layer[1], way)
             np.testing.assert_allclose(found, expected, rtol=0, atol=8 * terms * 2.0**-24, err_msg=face)
 
 
@@ -265,14 +333,15 @@ def test_the_same_bits_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.tobytes() == again.tobytes()
 
 
-def test_infinite_weights_meet_the_padding_but_no_pixel_that_nothing_reads() -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_infinite_weights_meet_the_padding_but_no_pixel_that_nothing_reads(way: str) -> None:
     # Three pixels, two taps that lie two apart: the window reads the outer pixels, the middle one is read by nothing.
     (x, w, gy), _, g = faces((1, 1, 16, 16, (3,), (2,), 1, 0, 2), None)
     w[:] = np.inf
-    gx = made("conv_input", (x, w, gy), g, 1, "tf32")
+    gx = made("conv_input", (x, w, gy), g, 1, way)
     assert np.array_equal(gx[:, :, 1], np.zeros((1, 16))) and not np.isfinite(gx[:, :, [0, 2]]).any()
     g = window_geometry("test", (3,), (2,), padding=1)
-    y = made("conv", (np.ones_like(x), w, gy), g, 1, "tf32")  # 0 * inf at both ends
+    y = made("conv", (np.ones_like(x), w, gy), g, 1, way)  # 0 * inf at both ends
     np.testing.assert_array_equal(y, np.broadcast_to([np.nan, np.inf, np.inf, np.nan], (1, 16, 4)))
 
 

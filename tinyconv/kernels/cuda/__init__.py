@@ -10,8 +10,10 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     softmax.cu  softmax, cross-entropy, and their gradients
     tf32.cu     convolution and its gradients on tensor cores, operands rounded to TF32
     tiled.cu    convolution and its weight gradient as a matrix product with tiles in shared memory
+    wgmma.cu    convolution in bf16 by Hopper's matrix products, images copied with channels last
     window.h    which pixel a tap reads, in front of each of them
-    tensor_core.h, tensor_tiles.h    the instructions, and the kernels, of tf32.cu and bf16.cu
+
+    columns.h, tensor_core.h, tensor_tiles.h, warpgroup.h    what bf16.cu, tf32.cu and wgmma.cu share
 """
 
 from tinyconv.kernels.cuda.convolution import conv as conv

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from functools import cache, lru_cache
 from pathlib import Path
@@ -9,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.cuda_on_cpu import Parameter, RawKernel, kernels_of
+from tinyconv.cuda_on_cpu import Parameter, RawKernel, compiler, kernels_of
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
 
-#: What a kernel's source calls REAL.
+OPTIONS = ("--std=c++17",)  # of the compiler on a GPU
+HOPPER = ("wgmma.cu",)  # what is compiled for sm_90a, and no other
+
+#: What a kernel's source calls REAL, by the dtype of the first array; kernels of one precision do not use it.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
@@ -24,32 +29,56 @@ _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 def source(file: str, dtype: np.dtype[Any]) -> str:
     """The source of kernels for arrays of ``dtype``, window.h in front and the headers that it includes in place."""
-    text = f"{_text('window.h')}\n{_text(file)}"
-    return _INCLUDE.sub(lambda found: _text(found[1]), text).replace("REAL", REALS[dtype])
+    return f"{_text('window.h')}\n{_text(file)}".replace("REAL", REALS.get(dtype, "REAL"))
 
 
 def _text(file: str) -> str:
-    return (HERE / file).read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: _text(found[1]), (HERE / file).read_text(encoding="utf-8"))
 
 
 @cache
 def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
     """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
     code = source(file, dtype)
-    if on_gpu:
-        import cupy
+    parameters = kernels_of(code)[name]
+    if not on_gpu:
+        return RawKernel(code, name), parameters
+    import cupy
 
-        return cupy.RawKernel(code, name, options=("--std=c++17",)), kernels_of(code)[name]
-    return RawKernel(code, name), kernels_of(code)[name]
+    if file in HOPPER:
+        return cupy.RawModule(path=str(hopper(code))).get_function(name), parameters
+    return cupy.RawKernel(code, name, options=OPTIONS), parameters
+
+
+def hopper(code: str) -> Path:
+    """The machine code for sm_90a, in the user's cache. CuPy itself compiles for sm_90, which has no wgmma."""
+    from cupy.cuda import nvrtc
+
+    options = (*OPTIONS, "-arch=sm_90a")
+    key = hashlib.sha256(f"{nvrtc.getVersion()} {options} {code}".encode()).hexdigest()[:20]
+    target = compiler.folder() / f"hopper_{key}.cubin"
+    if not target.exists():
+        program = nvrtc.createProgram(code, "kernel.cu", (), ())
+        nvrtc.compileProgram(program, options)
+        fresh = target.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(nvrtc.getCUBIN(program))
+        fresh.replace(target)  # at once, so that another process never sees half of it
+    return target
 
 
 def launch(
-    file: str, name: str, blocks: int | tuple[int, int, int], args: tuple[Any, ...], threads: int = THREADS
+    file: str,
+    name: str,
+    blocks: int | tuple[int, int, int],
+    args: tuple[Any, ...],
+    threads: int = THREADS,
+    shared: int = 0,
 ) -> None:
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
 
     args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
-    window. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
+    window. The first array says where it runs. ``shared``: bytes of dynamic shared memory a block.
+    Nothing is launched for no blocks: a result without elements.
     """
     grid = blocks if isinstance(blocks, tuple) else (blocks,)
     if not all(grid):
@@ -60,7 +89,9 @@ def launch(
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
-    kernel(grid, (threads,), tuple(checked))
+    if on_gpu and shared > 48 << 10:
+        kernel.max_dynamic_shared_size_bytes = shared  # more than that has to be asked for
+    kernel(grid, (threads,), tuple(checked), shared_mem=shared)
 
 
 def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:

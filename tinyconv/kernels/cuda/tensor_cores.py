@@ -27,6 +27,11 @@ def fits(face: str, g: Geometry, c_in: int, c_out: int, groups: int) -> bool:
     return min(c_in, c_out) // groups >= _LEAST_CHANNELS
 
 
+def available(x: Array) -> bool:
+    """Whether the device of ``x`` has tensor cores for TF32 and bf16: from compute capability 8.0 on, and emulated."""
+    return array_module(x) is np or int(x.device.compute_capability) >= 80
+
+
 def conv(x: Array, w: Array, g: Geometry, groups: int, precision: str) -> Array:
     """x (N, C_in, *I), w (C_out, C_in/groups, *K) to y (N, C_out, *O), operands rounded to ``precision``."""
     return _product(contiguous(x), contiguous(w), g, groups, precision, gradient=False)
@@ -52,6 +57,12 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int, precision: str) ->
 
 
 def _product(x: Array, w: Array, g: Geometry, groups: int, precision: str, gradient: bool) -> Array:
+    """By wgmma.cu on Hopper's GPUs, if the operands are bf16."""
+    hopper = precision == "bf16" and array_module(x) is not np and x.device.compute_capability == "90"
+    return (product_by_warpgroups if hopper else product_by_warps)(x, w, g, groups, precision, gradient)
+
+
+def product_by_warps(x: Array, w: Array, g: Geometry, groups: int, precision: str, gradient: bool) -> Array:
     """Weights are packed into the order in which a block copies them, then multiplied."""
     xp, file, taps = array_module(x), f"{precision}.cu", prod(g.kernel)
     channels, rows = x.shape[1] // groups, w.shape[1] if gradient else w.shape[0] // groups
@@ -63,6 +74,26 @@ def _product(x: Array, w: Array, g: Geometry, groups: int, precision: str, gradi
     columns = -(-x.shape[0] * prod(g.output) // _COLUMNS)
     args = (x, packed, y, x.shape[0], channels, rows, groups, gradient, window(g))
     launch(file, f"conv_{height}", (columns, tiles, groups), args)
+    return y
+
+
+def product_by_warpgroups(x: Array, w: Array, g: Geometry, groups: int, precision: str, gradient: bool) -> Array:
+    """Images and weights are copied as bf16 into the order in which a block copies them, then multiplied."""
+    xp, file, taps, size = array_module(x), "wgmma.cu", prod(g.kernel), prod(g.size)
+    channels, rows = x.shape[1] // groups, w.shape[1] if gradient else w.shape[0] // groups
+    height, images = _height(rows), x.shape[0] * groups
+    tiles, slices, chunks = -(-rows // height), -(-channels // 64), -(-channels // 8)
+    pixels = xp.empty((images, size, chunks, 4), np.uint32)
+    blocks = (images * -(-size // 32), slices, 1)
+    launch(file, "channels_last", blocks, (x, pixels, channels, chunks, size), threads=256)
+    packed = xp.empty((groups, taps, slices, tiles * height, 32), np.uint32)  # see pack
+    blocks = (tiles * height // 8, slices, groups)
+    launch(file, "pack", blocks, (w, packed, rows, channels, taps, gradient), threads=256)
+    y = xp.empty((x.shape[0], groups * rows, *g.output), x.dtype)
+    columns = 128 * 128 // height  # of a tile
+    args = (pixels, packed, y, x.shape[0], channels, rows, groups, gradient, window(g))
+    blocks = (-(-x.shape[0] * prod(g.output) // columns), tiles, groups)
+    launch(file, f"conv_{height}", blocks, args, threads=256, shared=2 * (height + columns) * 128)
     return y
 
 

@@ -9,9 +9,11 @@
 // Copying them to channels last, as the tensor cores' own tables suggest, would read and write each once more: at the
 // 4 TB/s of an H200 a quarter of the time of a whole 3x3 layer of 64 channels.
 //
-// Before this: WORD, how many channels a word of a fragment holds; the functions word...(), which read and
-// round them; multiply(), the product of a warp; PITCH and SUM_PITCH. The latter are chosen so that the lanes which read
-// shared memory at the same time find their words in different banks.
+// Before this: WORD, how many channels a word of a fragment holds; the functions word...(), which read and round them;
+// multiply(), the product of a warp; PITCH and SUM_PITCH, the lengths of rows in shared memory. With them the lanes which
+// read at the same time find their words in different banks.
+
+#include "columns.h"
 
 const int SLICE = 16, STEPS = SLICE / 8 / WORD;  // channels; products of fragments that they take
 const int COLUMNS = 128;                         // of a tile
@@ -32,22 +34,6 @@ template <int DOWN> struct Tile {
         for (int i = 0; i < 4; ++i) multiply(c[i][j], left[i], right);
     }
 };
-
-// Which tap and channels come next. The same in all threads of a block.
-struct Slice {
-    int channel;
-    Place tap;
-};
-__device__ bool advance(Slice& s, Window g, int channels) {  // true: at another tap
-    s.channel += SLICE;
-    if (s.channel < channels) return false;
-    s.channel = 0;
-    if (++s.tap.w == g.w.kernel) {
-        s.tap.w = 0;
-        if (++s.tap.h == g.h.kernel) s.tap.h = 0, ++s.tap.d;
-    }
-    return true;
-}
 
 // Weights in the order of fragments: packed[group, k, 8 words of channels, 16 rows, lane, word], rounded; zeros where
 // channels or rows end. `gradient`: for that of the input, whose rows are input channels, whose sum runs over output
@@ -72,7 +58,7 @@ extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int 
     }
 }
 
-// y[n, r, o] = sum over c, k of x[n, c, pixel(o, k)] packed[group, k, c, r]. `channels` and `rows` are those of a group.
+// y[n, r, o] = sum over c, k of x[n, c, pixel(o, k)] packed[group, k, c, r]; a group has `channels` and `rows`.
 // An input gradient is such a sum as well: x is then gy, and y is gx. There a window that reads no pixel makes zero.
 // Grid: tiles of columns, tiles of rows, groups.
 template <int DOWN>
@@ -108,7 +94,7 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
                 copy_async<16>(weights[half][step][threadIdx.x / 32 + 4 * i][threadIdx.x % 32], fragments + i * 512);
             fragments += words;
         }
-        new_tap = advance(next, g, channels);
+        new_tap = advance(next, SLICE, channels, g);
     };
 
     Tile<DOWN> tile;
@@ -142,7 +128,7 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
 
     // So column n of the product j of a run is its column 4n + j, and a lane has two times four neighbours.
     int column = tile.column + 8 * tile.t;
-    long long n = (first + column) / made, at = (first + column) % made;
+    Column at = {(first + column) / made, (first + column) % made};
 #pragma unroll
     for (int fours = 0; fours < 2 * DOWN; ++fours) {
 #pragma unroll
@@ -153,20 +139,11 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
             if (gradient)
                 for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
             int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
-            if (row >= rows) continue;
-            if (made % 4 == 0) {
-                if (n < N) *(float4*)(y + ((n * groups + blockIdx.z) * rows + row) * made + at) = *(float4*)v;
-                continue;
-            }
-            long long image = n, place = at;
-            for (int j = 0; j < 4; ++j) {
-                if (image < N) y[((image * groups + blockIdx.z) * rows + row) * made + place] = v[j];
-                if (++place == made) place = 0, ++image;
-            }
+            if (row < rows) write4(y, v, at, blockIdx.z * rows + row, groups * rows, N, made);
         }
         int ahead = fours % 2 ? 28 : 4;
-        column += ahead, at += ahead;
-        while (at >= made) at -= made, ++n;
+        column += ahead;
+        go_on(at, ahead, made);
     }
 }
 
@@ -191,7 +168,7 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
     long long n = q / outputs(g), o = q % outputs(g);
     Place at = output_at(g, o), ahead = output_at(g, SLICE);
     int images_ahead = SLICE / outputs(g);
-    auto go_on = [&]() {
+    auto step_on = [&]() {
         q += SLICE, n += images_ahead, o += SLICE - images_ahead * outputs(g);
         if (o >= outputs(g)) o -= outputs(g), ++n;
         at.w += ahead.w, at.h += ahead.h, at.d += ahead.d;
@@ -225,7 +202,7 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
                 channel_of_x += 8 * pixels(g);
             }
         }
-        go_on();
+        step_on();
     };
 
     Tile<DOWN> tile;
@@ -267,7 +244,8 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
 
 // The kernels: tiles of 128 rows, two blocks a multiprocessor, and of 64 rows, three of them.
 extern "C" __global__ void __launch_bounds__(128, 2) conv_128(
-    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient, Window g) {
+    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient,
+    Window g) {
     product<2>(x, packed, y, N, channels, rows, groups, gradient, g);
 }
 extern "C" __global__ void __launch_bounds__(128, 2) conv_weight_128(
@@ -275,7 +253,8 @@ extern "C" __global__ void __launch_bounds__(128, 2) conv_weight_128(
     sum_of_products<2>(x, gy, parts, N, channels, rows, groups, share, g);
 }
 extern "C" __global__ void __launch_bounds__(128, 3) conv_64(
-    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient, Window g) {
+    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient,
+    Window g) {
     product<1>(x, packed, y, N, channels, rows, groups, gradient, g);
 }
 extern "C" __global__ void __launch_bounds__(128, 3) conv_weight_64(

@@ -1,0 +1,146 @@
+// Convolution in bf16 by Hopper's matrix products (sm_90a): as in tensor_tiles.h, but a warpgroup multiplies tiles
+// straight out of shared memory. For that both factors are copied first: the images with channels last and rounded, so
+// that the channels of a pixel are neighbours; the weights in the order of the tiles.
+//
+// A block of two warpgroups makes 128 rows and 128 columns of y, or 64 rows and 256 columns. The sum runs over slices
+// of 64 channels at one tap.
+#include "tensor_core.h"
+#include "warpgroup.h"
+#include "columns.h"
+
+const int SLICE = 64;             // channels: a row of a tile is 128 bytes
+const int CHUNK = 8, CHUNKS = 8;  // channels in 16 bytes, and how many of these a row has
+
+// copy[image, pixel, chunk] = x[image, channels of the chunk, pixel] as bf16, zeros where the channels end. `chunks` is
+// their number. A block copies 32 pixels of 64 channels: reads neighbouring pixels, writes neighbouring channels.
+// Grid: images times tiles of pixels, tiles of channels.
+extern "C" __global__ void channels_last(const float* x, unsigned* copy, int channels, int chunks, long long size) {
+    __shared__ unsigned tile[SLICE / 2][33];
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, tiles = (size + 31) / 32;
+    long long image = blockIdx.x / tiles, first = (blockIdx.x % tiles) * 32LL;
+    for (int w = warp; w < SLICE / 2; w += 8) {
+        int c = blockIdx.y * SLICE + 2 * w;
+        const float* from = x + (image * channels + c) * size + first + lane;
+        int there = first + lane < size ? channels - c : 0;
+        tile[w][lane] = to_bf16(there > 0 ? from[0] : 0.0f, there > 1 ? from[size] : 0.0f);
+    }
+    __syncthreads();
+    int word = blockIdx.y * SLICE / 2 + lane;
+    for (int p = warp; p < 32; p += 8)
+        if (first + p < size && word < chunks * 4) copy[(image * size + first + p) * chunks * 4 + word] = tile[lane][p];
+}
+
+// Weights in the order of the tiles: packed[group, k, slice, row, swizzled word], as in tensor_tiles.h.
+// Grid: 8 rows, slices, groups.
+extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, bool gradient) {
+    int word = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32, c = blockIdx.y * SLICE + 2 * word;
+    for (int k = 0; k < K; ++k) {
+        float v[2];
+        for (int i = 0; i < 2; ++i) {
+            long long r = blockIdx.z * rows + row, all = blockIdx.z * channels + c + i;
+            long long filter = gradient ? all * rows + row : r * channels + c + i;
+            v[i] = row < rows && c + i < channels ? w[filter * K + (gradient ? K - 1 - k : k)] : 0.0f;
+        }
+        long long at = (((long long)blockIdx.z * K + k) * gridDim.y + blockIdx.y) * gridDim.x * 8 + row;
+        packed[at * 32 + (word / 4 ^ row % 8) * 4 + word % 4] = to_bf16(v[0], v[1]);
+    }
+}
+
+__shared__ int source[2][256];     // the pixel that each row of the tile of pixels holds, of all images; -1 for padding
+__shared__ bool was_read[256];
+
+// Where a pixel lies in the tile: so that a thread's sums are of eight neighbours, see the end of product().
+__device__ int row_of_pixel(int p) { return p / 32 * 32 + p % 8 / 2 * 8 + p % 32 / 8 * 2 + p % 2; }
+
+// y[n, r, o] = sum over c, k of x[n, c, pixel(o, k)] w[group, k, c, r], of the copies of x and w. `gradient`: as in
+// tensor_tiles.h. Grid: tiles of columns, tiles of rows, groups. Shared memory: two tiles of each.
+template <int DOWN>
+__device__ void product(const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups,
+                        bool gradient, Window g) {
+    extern __shared__ __align__(1024) uint4 memory[];  // two times: chunks of weights, chunks of pixels
+    const int ROWS = 64 * DOWN, COLUMNS = 256 / DOWN, STAGE = (ROWS + COLUMNS) * CHUNKS;
+    long long made = outputs(g), first = (long long)blockIdx.x * COLUMNS, mine = first + threadIdx.x;
+    bool exists = threadIdx.x < COLUMNS && mine < N * made;
+    Place place = output_at(g, mine);
+    int image = (mine / made * groups + blockIdx.z) * pixels(g);
+
+    int chunks = (channels + CHUNK - 1) / CHUNK, slices = (channels + SLICE - 1) / SLICE, end = slices * taps(g);
+    long long chunks_of_slice = gridDim.y * ROWS * CHUNKS;
+    const uint4* tile_of_w = (const uint4*)w + blockIdx.z * end * chunks_of_slice + blockIdx.y * ROWS * CHUNKS;
+    int chunk = threadIdx.x % CHUNKS, line = threadIdx.x / CHUNKS;  // this thread copies one chunk of every 32nd row
+
+    auto fetch = [&](int half, int channel) {
+        uint4* tile = memory + half * STAGE;
+#pragma unroll
+        for (int i = threadIdx.x; i < ROWS * CHUNKS; i += 256) copy_async<16>(tile + i, tile_of_w + i);
+        tile_of_w += chunks_of_slice;
+        tile += ROWS * CHUNKS;
+#pragma unroll
+        for (int i = 0; i < COLUMNS / 32; ++i) {
+            int row = line + 32 * i, from = source[half][row], c = channel / CHUNK + chunk;
+            copy_async<16>(tile + row * CHUNKS + (chunk ^ row % 8), (const uint4*)x + (long long)from * chunks + c,
+                           from >= 0 && c < chunks);
+        }
+    };
+
+    float c[64] = {};
+    int group = threadIdx.x / 128, half_row = DOWN == 2 ? group * 64 : 0, half_column = DOWN == 2 ? 0 : group * 128;
+    Slice next = {0, {0, 0, 0}};
+    bool read = false;
+    for (int slice = 0; slice <= end; ++slice) {
+        if (slice < end && threadIdx.x < COLUMNS) {
+            long long i = exists ? pixel(g, place, next.tap) : -1;
+            source[slice % 2][row_of_pixel(threadIdx.x)] = i < 0 ? -1 : image + i;
+            read = read || i >= 0;
+        }
+        copy_async_wait();
+        publish();
+        __syncthreads();  // the slice before has come, and the one before that is multiplied
+        if (slice < end) {
+            fetch(slice % 2, next.channel);
+            advance(next, SLICE, channels, g);
+        }
+        if (slice == 0) continue;
+        const uint4* tile = memory + (slice + 1) % 2 * STAGE;
+        unsigned long long a = descriptor(tile + half_row * CHUNKS);
+        unsigned long long b = descriptor(tile + (ROWS + half_column) * CHUNKS);
+        products_begin();
+#pragma unroll
+        for (int k = 0; k < SLICE / 16; ++k) begin_product(c, a + 2 * k, b + 2 * k);  // 32 bytes, in units of 16
+        products_wait();
+    }
+    if (threadIdx.x < COLUMNS) was_read[threadIdx.x] = read;
+    __syncthreads();
+
+    // Columns 8j + 2t and 8j + 2t + 1 of 32, which a thread has, are pixels 8t + 2j and 8t + 2j + 1.
+    int t = threadIdx.x % 4, row = blockIdx.y * ROWS + half_row + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    int column = half_column + 8 * t;
+    Column at = {(first + column) / made, (first + column) % made};
+#pragma unroll
+    for (int fours = 0; fours < 8; ++fours) {
+#pragma unroll
+        for (int down = 0; down < 2; ++down) {
+            float v[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) v[j] = c[fours / 2 * 16 + (fours % 2 * 2 + j / 2) * 4 + down * 2 + j % 2];
+            if (gradient)
+                for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
+            int r = row + 8 * down;
+            if (r < rows) write4(y, v, at, blockIdx.z * rows + r, groups * rows, N, made);
+        }
+        int ahead = fours % 2 ? 28 : 4;
+        column += ahead;
+        go_on(at, ahead, made);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2) conv_128(
+    const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, bool gradient,
+    Window g) {
+    product<2>(x, w, y, N, channels, rows, groups, gradient, g);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) conv_64(
+    const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, bool gradient,
+    Window g) {
+    product<1>(x, w, y, N, channels, rows, groups, gradient, g);
+}
