@@ -27,14 +27,26 @@ __device__ void go_on(Column& c, int columns, long long outputs) {
     while (c.output >= outputs) c.output -= outputs, ++c.image;
 }
 
-// y[image, row, output] of four neighbouring columns, of N images and so many rows. At once where they lie aligned.
-__device__ void write4(float* y, const float (&v)[4], Column c, int row, int rows, int N, long long outputs) {
-    if (outputs % 4 == 0) {
-        if (c.image < N) *(float4*)(y + (c.image * rows + row) * outputs + c.output) = *(const float4*)v;
-        return;
-    }
+// Where four neighbouring columns of y (image, row, output) are written, in row 0; -1 behind the last of N images.
+struct Four {
+    long long at[4];
+};
+__device__ Four four_columns(Column c, int rows, int N, long long outputs) {
+    Four result;
     for (int j = 0; j < 4; ++j) {
-        if (c.image < N) y[(c.image * rows + row) * outputs + c.output] = v[j];
+        result.at[j] = c.image < N ? c.image * rows * outputs + c.output : -1;
         go_on(c, 1, outputs);
+    }
+    return result;
+}
+
+// At once where they lie aligned.
+__device__ void write4(float* y, const float (&v)[4], Four to, int row, long long outputs) {
+    y += row * outputs;
+    if (outputs % 4 == 0) {
+        if (to.at[0] >= 0) *(float4*)(y + to.at[0]) = *(const float4*)v;
+    } else {
+        for (int j = 0; j < 4; ++j)
+            if (to.at[j] >= 0) y[to.at[j]] = v[j];
     }
 }

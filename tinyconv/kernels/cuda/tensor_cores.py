@@ -57,9 +57,10 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int, precision: str) ->
 
 
 def _product(x: Array, w: Array, g: Geometry, groups: int, precision: str, gradient: bool) -> Array:
-    """By wgmma.cu on Hopper's GPUs, if the operands are bf16."""
+    """By wgmma.cu on Hopper's GPUs, if the operands are bf16 and fill its slices."""
     hopper = precision == "bf16" and array_module(x) is not np and x.device.compute_capability == "90"
-    return (product_by_warpgroups if hopper else product_by_warps)(x, w, g, groups, precision, gradient)
+    wide = x.shape[1] // groups >= 64
+    return (product_by_warpgroups if hopper and wide else product_by_warps)(x, w, g, groups, precision, gradient)
 
 
 def product_by_warps(x: Array, w: Array, g: Geometry, groups: int, precision: str, gradient: bool) -> Array:

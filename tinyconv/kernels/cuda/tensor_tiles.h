@@ -131,6 +131,7 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
     Column at = {(first + column) / made, (first + column) % made};
 #pragma unroll
     for (int fours = 0; fours < 2 * DOWN; ++fours) {
+        Four to = four_columns(at, groups * rows, N, made);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             float v[4];
@@ -139,7 +140,7 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
             if (gradient)
                 for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
             int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
-            if (row < rows) write4(y, v, at, blockIdx.z * rows + row, groups * rows, N, made);
+            if (row < rows) write4(y, v, to, blockIdx.z * rows + row, made);
         }
         int ahead = fours % 2 ? 28 : 4;
         column += ahead;
@@ -178,13 +179,17 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
     };
     Place tap[4];
     int channel[4];
+    const float* channels_of_x[4];
+    long long image_of_x = groups * channels * pixels(g);
     for (int run = 0; run < 4; ++run) {
         int number = blockIdx.x * 4 + run;
         tap[run] = tap_at(g, number), channel[run] = number / K * 32 + line;
+        channels_of_x[run] = x + (group * channels + channel[run]) * pixels(g);
     }
     int first_row = blockIdx.y * 64 * DOWN + line;
+    const float* first_row_of_gy = gy + (group * rows + first_row) * outputs(g);
     auto fetch = [&](int half) {
-        const float* row_of_gy = gy + ((n * groups + group) * rows + first_row) * outputs(g) + o;
+        const float* row_of_gy = first_row_of_gy + n * groups * rows * outputs(g) + o;
         int there = q < end ? rows - first_row : 0;
 #pragma unroll
         for (int i = 0; i < 8 * DOWN; ++i) {
@@ -194,7 +199,7 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
 #pragma unroll
         for (int run = 0; run < 4; ++run) {
             long long source = q < end ? pixel(g, at, tap[run]) : -1;
-            const float* channel_of_x = x + ((n * groups + group) * channels + channel[run]) * pixels(g) + source;
+            const float* channel_of_x = channels_of_x[run] + n * image_of_x + source;
             there = source >= 0 ? channels - channel[run] : 0;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
@@ -229,15 +234,18 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
     }
 
 #pragma unroll
-    for (int j = 0; j < 4 * DOWN; ++j) {
-        int number = blockIdx.x * 4 + (tile.column + 8 * j) / 32;
-        int c = number / K * 32 + 8 * j % 32 + 2 * tile.t;
+    for (int run = 0; run < DOWN; ++run) {
+        int number = blockIdx.x * 4 + tile.column / 32 + run, c = number / K * 32 + 2 * tile.t;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
-            float* result = parts + ((((long long)part * groups + group) * rows + row) * channels + c) * K + number % K;
-            if (row < rows && c < channels) result[0] = tile.c[i / 2][j][i % 2 * 2];
-            if (row < rows && c + 1 < channels) result[K] = tile.c[i / 2][j][i % 2 * 2 + 1];
+            if (row >= rows) continue;
+            float* result = parts + (((long long)part * groups + group) * rows + row) * channels * K + number % K;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                int at = c + j / 2 * 8 + j % 2;
+                if (at < channels) result[at * K] = tile.c[i / 2][4 * run + j / 2][i % 2 * 2 + j % 2];
+            }
         }
     }
 }

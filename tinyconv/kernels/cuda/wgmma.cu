@@ -46,7 +46,7 @@ extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int 
     }
 }
 
-__shared__ int source[2][256];     // the pixel that each row of the tile of pixels holds, of all images; -1 for padding
+__shared__ long long source[2][256];  // the pixel, of all images, that each row of the tile holds; -1 for padding
 __shared__ bool was_read[256];
 
 // Where a pixel lies in the tile: so that a thread's sums are of eight neighbours, see the end of product().
@@ -62,7 +62,7 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
     long long made = outputs(g), first = (long long)blockIdx.x * COLUMNS, mine = first + threadIdx.x;
     bool exists = threadIdx.x < COLUMNS && mine < N * made;
     Place place = output_at(g, mine);
-    int image = (mine / made * groups + blockIdx.z) * pixels(g);
+    long long image = (mine / made * groups + blockIdx.z) * pixels(g);
 
     int chunks = (channels + CHUNK - 1) / CHUNK, slices = (channels + SLICE - 1) / SLICE, end = slices * taps(g);
     long long chunks_of_slice = gridDim.y * ROWS * CHUNKS;
@@ -77,8 +77,9 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
         tile += ROWS * CHUNKS;
 #pragma unroll
         for (int i = 0; i < COLUMNS / 32; ++i) {
-            int row = line + 32 * i, from = source[half][row], c = channel / CHUNK + chunk;
-            copy_async<16>(tile + row * CHUNKS + (chunk ^ row % 8), (const uint4*)x + (long long)from * chunks + c,
+            int row = line + 32 * i, c = channel / CHUNK + chunk;
+            long long from = source[half][row];
+            copy_async<16>(tile + row * CHUNKS + (chunk ^ row % 8), (const uint4*)x + from * chunks + c,
                            from >= 0 && c < chunks);
         }
     };
@@ -118,6 +119,7 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
     Column at = {(first + column) / made, (first + column) % made};
 #pragma unroll
     for (int fours = 0; fours < 8; ++fours) {
+        Four to = four_columns(at, groups * rows, N, made);
 #pragma unroll
         for (int down = 0; down < 2; ++down) {
             float v[4];
@@ -126,7 +128,7 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
             if (gradient)
                 for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
             int r = row + 8 * down;
-            if (r < rows) write4(y, v, at, blockIdx.z * rows + r, groups * rows, N, made);
+            if (r < rows) write4(y, v, to, blockIdx.z * rows + r, made);
         }
         int ahead = fours % 2 ? 28 : 4;
         column += ahead;
