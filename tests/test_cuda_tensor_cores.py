@@ -221,6 +221,26 @@ def test_a_warpgroup_multiplies_out_of_shared_memory() -> None:
     np.testing.assert_allclose(found, right, rtol=0, atol=4 * 2.0**-19)  # four roundings of up to 64
 
 
+#: The same with lines along the rows of a (64 k, 64) and the columns of b (64 k, 128), two tiles of 64.
+TURNED = (
+    WARPGROUP.replace("tb[128][32]", "tb[2][64][32]")
+    .replace("copy(a, ta, 64);\n    copy(b, tb, 128);", "copy(a, ta, 64);\n    copy(b, tb[0], 128);")
+    .replace(
+        "begin_product(s, descriptor(ta) + 2 * k, descriptor(tb) + 2 * k)",
+        "begin_product<true>(s, descriptor(ta) + 128 * k, descriptor(tb, 64 * 128) + 128 * k)",
+    )
+)
+
+
+def test_a_warpgroup_multiplies_turned_tiles() -> None:
+    generator = np.random.default_rng(0)
+    a, b, c = (generator.standard_normal(shape, np.float32) for shape in ((64, 64), (64, 128), (64, 128)))
+    found, tiles = c.copy(), np.concatenate([b[:, :64], b[:, 64:]])
+    kernel(TURNED, POINTERS)((1,), (128,), (a, tiles, found))
+    right = rounded(a, "bf16").T @ rounded(b, "bf16") + c
+    np.testing.assert_allclose(found, right, rtol=0, atol=4 * 2.0**-19)
+
+
 #: what is wrong: (the right text, the wrong one, threads, what is said)
 WRONG_WARPGROUPS = {
     "nothing published": ("publish();", "", 128, r"line 20.*has written and not published"),
@@ -266,19 +286,15 @@ def faces(
 
 
 #: Precision, and which kernels: those of warps for every GPU with tensor cores, those of warpgroups for Hopper's.
-WAYS = {
-    "tf32": ("tf32", tensor_cores.product_by_warps),
-    "bf16": ("bf16", tensor_cores.product_by_warps),
-    "wgmma": ("bf16", tensor_cores.product_by_warpgroups),
-}
+WAYS = {"tf32": ("tf32", False), "bf16": ("bf16", False), "wgmma": ("bf16", True)}
 
 
 def made(face: str, arrays: tuple[np.ndarray, ...], g: Any, groups: int, way: str) -> np.ndarray:
     x, w, gy = arrays
     given = {"conv": (x, w), "conv_input": (gy, w), "conv_weight": (x, gy)}[face]
-    precision, product = WAYS[way]
+    precision, warpgroups = WAYS[way]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensor_cores, "_product", product)
+        patch.setattr(tensor_cores, "_by_warpgroups", lambda *_: warpgroups)
         return getattr(tensor_cores, face)(*given, g, groups, precision)
 
 
@@ -314,7 +330,7 @@ def layers(draw: st.DrawFn) -> tuple[Any, ...]:
     return draw(st.integers(1, 3)), groups, c_in, c_out, size, taps, stride, padding, dilation
 
 
-@given(layer=layers(), way=st.sampled_from(list(WAYS)), share=st.sampled_from([1, 3, 16]))
+@given(layer=layers(), way=st.sampled_from(list(WAYS)), share=st.sampled_from([16, 48, 256]))
 @settings(max_examples=15)
 def test_tensor_cores_are_torchs_convolution(layer: tuple[Any, ...], way: str, share: int) -> None:
     arrays, right, g = faces(layer, WAYS[way][0])
@@ -326,10 +342,11 @@ def test_tensor_cores_are_torchs_convolution(layer: tuple[Any, ...], way: str, s
             np.testing.assert_allclose(found, expected, rtol=0, atol=8 * terms * 2.0**-24, err_msg=face)
 
 
-def test_the_same_bits_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_cores, "_LEAST_SHARE", 1)
+@pytest.mark.parametrize("way", WAYS)
+def test_the_same_bits_every_time(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_cores, "_LEAST_SHARE", 16)
     arrays, _, g = faces((2, 1, 16, 16, (10, 10), (3, 3), 1, 1, 1), None)
-    first, again = (made("conv_weight", arrays, g, 1, "tf32") for _ in range(2))
+    first, again = (made("conv_weight", arrays, g, 1, way) for _ in range(2))
     assert first.tobytes() == again.tobytes()
 
 

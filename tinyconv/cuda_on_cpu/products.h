@@ -22,27 +22,30 @@ char* factor(size_t address) {
     return b.start + at;
 }
 
-// `rows` of 16 numbers of bf16, by a descriptor of 128-byte swizzled tiles (PTX ISA, "Matrix Descriptor Format").
-void read_factor(unsigned long long descriptor, int rows, float (*to)[16]) {
-    size_t start = (descriptor & 0x3fff) << 4, eight_rows = (descriptor >> 32 & 0x3fff) << 4;
+// `rows` of 16 numbers of bf16, by a descriptor of 128-byte swizzled tiles (PTX ISA, "Matrix Descriptor Format"): lines
+// run along k, or, turned, along the rows.
+void read_factor(unsigned long long descriptor, int rows, bool turned, float (*to)[16]) {
+    auto field = [&](int bit) { return (descriptor >> bit & 0x3fff) << 4; };
+    size_t start = field(0), next = field(16), eight_lines = field(32);
     if (descriptor >> 62 != 1) fail("its descriptor asks for a layout other than 128-byte swizzle.", nullptr, 0);
-    for (int r = 0; r < rows; ++r)
-        for (int k = 0; k < 16; k += 8) {
-            size_t at = start + r / 8 * eight_rows + r % 8 * 128 + 2 * k;
-            const char* chunk = factor(at ^ (at >> 7 & 7) << 4);
-            for (int i = 0; i < 8; ++i) {
-                to[r][k + i] = 0;
-                memcpy((char*)&to[r][k + i] + 2, chunk + 2 * i, 2);  // the upper half of a float
-            }
+    for (int first = 0; first < rows * 16; first += 8) {  // 8 numbers that are neighbours
+        int r = turned ? first % rows : first / 16, k = turned ? first / rows : first % 16, line = turned ? k : r;
+        size_t at = start + line / 8 * eight_lines + line % 8 * 128 + (turned ? r / 64 * next + r % 64 * 2 : k * 2);
+        const char* chunk = factor(at ^ (at >> 7 & 7) << 4);
+        for (int i = 0; i < 8; ++i) {
+            float& number = turned ? to[r + i][k] : to[r][k + i];
+            number = 0;
+            memcpy((char*)&number + 2, chunk + 2 * i, 2);  // the upper half of a float
         }
+    }
 }
 
 float factor_a[64][16], factor_b[128][16];
 
 void read_factors(const Product& p) {
     product_line = p.line;
-    read_factor(p.a, 64, factor_a);
-    read_factor(p.b, 128, factor_b);
+    read_factor(p.a, 64, p.turned, factor_a);
+    read_factor(p.b, 128, p.turned, factor_b);
     product_line = 0;
 }
 

@@ -38,7 +38,7 @@ struct Copy {
 struct Product {
     float* c;
     unsigned long long a, b;
-    int line;
+    int turned, line;
 };
 
 struct Fibre {
@@ -493,9 +493,9 @@ void cuda_on_cpu_publish() { current->published = moments; }
 
 void cuda_on_cpu_products_begin() { current->began = true; }
 
-void cuda_on_cpu_begin_product(float* c, unsigned long long a, unsigned long long b, int line) {
+void cuda_on_cpu_begin_product(float* c, unsigned long long a, unsigned long long b, int turned, int line) {
     if (!current->began) fail("begin_product() without a products_begin() before it.", nullptr, line);
-    Product mine = {c, a, b, line};
+    Product mine = {c, a, b, turned, line};
     current->products.push_back(mine);
     cuda_on_cpu_together(128, look_at_factors, &mine, "begin_product()", line);
 }

@@ -67,12 +67,14 @@ inline void copy_async_wait() { cuda_on_cpu_copy_async_wait(); }
 
 // Those of tinyconv/kernels/cuda/warpgroup.h: the runtime multiplies.
 #define WARPGROUP_H
-inline unsigned long long descriptor(const void* tile) {
-    return cuda_on_cpu_shared_address(tile) >> 4 | 1ull << 16 | (1024ull >> 4) << 32 | 1ull << 62;
+inline unsigned long long descriptor(const void* tile, unsigned next = 16) {
+    unsigned long long address = cuda_on_cpu_shared_address(tile);
+    return address >> 4 | (unsigned long long)next >> 4 << 16 | (1024ull >> 4) << 32 | 1ull << 62;
 }
 inline void publish() { cuda_on_cpu_publish(); }
 inline void products_begin() { cuda_on_cpu_products_begin(); }
+template <bool TURNED = false>
 inline void begin_product(float (&c)[64], unsigned long long a, unsigned long long b, int line = __builtin_LINE()) {
-    cuda_on_cpu_begin_product(c, a, b, line);
+    cuda_on_cpu_begin_product(c, a, b, TURNED, line);
 }
 inline void products_wait(int line = __builtin_LINE()) { cuda_on_cpu_products_wait(line); }

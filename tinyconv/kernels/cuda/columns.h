@@ -50,3 +50,34 @@ __device__ void write4(float* y, const float (&v)[4], Four to, int row, long lon
             if (to.at[j] >= 0) y[to.at[j]] = v[j];
     }
 }
+
+// The outputs of all images, one every `depth`, for a sum over outputs: number q is output o of image n, at a place. A
+// step is so many images, rows and columns, with a carry: nothing is divided on the way.
+struct Walk {
+    long long q, n, o;
+    Place at, ahead;
+    int images_ahead;
+};
+__device__ Walk walk_from(long long q, int depth, Window g) {
+    long long n = q / outputs(g), o = q % outputs(g);
+    return {q, n, o, output_at(g, o), output_at(g, depth), int(depth / outputs(g))};
+}
+__device__ void step(Walk& w, int depth, Window g) {
+    w.q += depth, w.n += w.images_ahead, w.o += depth - w.images_ahead * outputs(g);
+    if (w.o >= outputs(g)) w.o -= outputs(g), ++w.n;
+    w.at.w += w.ahead.w, w.at.h += w.ahead.h, w.at.d += w.ahead.d;
+    if (w.at.w >= g.w.output) w.at.w -= g.w.output, ++w.at.h;
+    if (w.at.h >= g.h.output) w.at.h -= g.h.output, ++w.at.d;
+    if (w.at.d >= g.d.output) w.at.d -= g.d.output;
+}
+
+// The outputs [begin, end) that part `part` sums over: `share` slices of `depth`, as far as there are.
+struct Share {
+    long long begin, end;
+    int slices;
+};
+__device__ Share share_of(int part, int share, int depth, long long all) {
+    long long begin = (long long)part * share * depth, end = begin + (long long)share * depth;
+    if (end > all) end = all;
+    return {begin, end, begin < end ? int((end - begin + depth - 1) / depth) : 0};
+}

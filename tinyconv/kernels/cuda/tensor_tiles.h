@@ -10,7 +10,7 @@
 // 4 TB/s of an H200 a quarter of the time of a whole 3x3 layer of 64 channels.
 //
 // Before this: WORD, how many channels a word of a fragment holds; the functions word...(), which read and round them;
-// multiply(), the product of a warp; PITCH and SUM_PITCH, the lengths of rows in shared memory. With them the lanes which
+// multiply(), the product of a warp; PITCH and SUM_PITCH, the lengths of rows in shared memory, with which lanes that
 // read at the same time find their words in different banks.
 
 #include "columns.h"
@@ -160,23 +160,8 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
                                 int groups, int share, Window g) {
     int group = blockIdx.z % groups, part = blockIdx.z / groups, K = taps(g);
     int mine = threadIdx.x % SLICE, line = threadIdx.x / SLICE;  // this thread copies one output of every eighth line
-    long long all = N * outputs(g), q = (long long)part * share * SLICE, end = q + (long long)share * SLICE;
-    if (end > all) end = all;
-    int slices = q < end ? (end - q + SLICE - 1) / SLICE : 0;
-    q += mine;
-
-    // Every slice goes on by 16 outputs: so many images, rows and columns, with a carry.
-    long long n = q / outputs(g), o = q % outputs(g);
-    Place at = output_at(g, o), ahead = output_at(g, SLICE);
-    int images_ahead = SLICE / outputs(g);
-    auto step_on = [&]() {
-        q += SLICE, n += images_ahead, o += SLICE - images_ahead * outputs(g);
-        if (o >= outputs(g)) o -= outputs(g), ++n;
-        at.w += ahead.w, at.h += ahead.h, at.d += ahead.d;
-        if (at.w >= g.w.output) at.w -= g.w.output, ++at.h;
-        if (at.h >= g.h.output) at.h -= g.h.output, ++at.d;
-        if (at.d >= g.d.output) at.d -= g.d.output;
-    };
+    Share sum = share_of(part, share, SLICE, N * outputs(g));
+    Walk o = walk_from(sum.begin + mine, SLICE, g);
     Place tap[4];
     int channel[4];
     const float* channels_of_x[4];
@@ -189,8 +174,8 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
     int first_row = blockIdx.y * 64 * DOWN + line;
     const float* first_row_of_gy = gy + (group * rows + first_row) * outputs(g);
     auto fetch = [&](int half) {
-        const float* row_of_gy = first_row_of_gy + n * groups * rows * outputs(g) + o;
-        int there = q < end ? rows - first_row : 0;
+        const float* row_of_gy = first_row_of_gy + o.n * groups * rows * outputs(g) + o.o;
+        int there = o.q < sum.end ? rows - first_row : 0;
 #pragma unroll
         for (int i = 0; i < 8 * DOWN; ++i) {
             copy_async<4>(&given[half][line + 8 * i][mine], row_of_gy, 8 * i < there);
@@ -198,8 +183,8 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
         }
 #pragma unroll
         for (int run = 0; run < 4; ++run) {
-            long long source = q < end ? pixel(g, at, tap[run]) : -1;
-            const float* channel_of_x = channels_of_x[run] + n * image_of_x + source;
+            long long source = o.q < sum.end ? pixel(g, o.at, tap[run]) : -1;
+            const float* channel_of_x = channels_of_x[run] + o.n * image_of_x + source;
             there = source >= 0 ? channels - channel[run] : 0;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
@@ -207,14 +192,14 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
                 channel_of_x += 8 * pixels(g);
             }
         }
-        step_on();
+        step(o, SLICE, g);
     };
 
     Tile<DOWN> tile;
-    for (int slice = 0; slice <= slices; ++slice) {
+    for (int slice = 0; slice <= sum.slices; ++slice) {
         copy_async_wait();
         __syncthreads();
-        if (slice < slices) fetch(slice % 2);
+        if (slice < sum.slices) fetch(slice % 2);
         if (slice == 0) continue;
         int half = (slice + 1) % 2;
 #pragma unroll

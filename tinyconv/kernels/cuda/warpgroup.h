@@ -1,10 +1,11 @@
-// Hopper's matrix product: a warpgroup, four warps, multiplies what lies in shared memory, and may do other things then.
+// Hopper's matrix product: a warpgroup, four warps, multiplies what lies in shared memory, and may do else meanwhile.
 // The functions stand for one instruction of PTX each, of sm_90a. The emulator has them in tinyconv/cuda_on_cpu.
 //
-// Both factors lie in tiles: a row of a, or a column of b, has 64 numbers of bf16 along k, 128 bytes, as 8 chunks of 16
-// bytes. Chunk j of row r is stored in the place of chunk j ^ (r % 8) ("128-byte swizzle"): so eight rows hold the same
-// chunk in different banks. Tiles begin at multiples of 1024 bytes. An instruction takes 16 numbers along k: the start
-// of its descriptor moves along by 32 bytes.
+// Both factors lie in tiles of lines of 128 bytes, 64 numbers of bf16, as 8 chunks of 16 bytes. Chunk j of line r is
+// stored in the place of chunk j ^ (r % 8) ("128-byte swizzle"): so eight lines hold the same chunk in different banks.
+// Tiles begin at multiples of 1024 bytes. A line is a row of a, or a column of b, and runs along k; an instruction
+// takes 16 numbers along k, so that its descriptor moves on by 32 bytes. Or, TURNED, a line is one k of 64 rows or
+// columns, and it moves on by 16 lines.
 //
 // The sums (64 x 128) lie in registers: warp i of the four has rows 16 i to 16 i + 15, of which, with g = lane / 4 and
 // t = lane % 4, a lane holds (PTX ISA, "Register Fragments for wgmma.mma_async.m64n128k16"):
@@ -13,10 +14,11 @@
 #ifndef WARPGROUP_H
 #define WARPGROUP_H
 
-// Where a tile lies and how: address and 1024 bytes from one eight rows to the next, both in units of 16; the swizzle.
-__device__ unsigned long long descriptor(const void* tile) {
+// Where a tile lies and how, in units of 16 bytes: its address; how far the `next` 64 columns lie, if TURNED; 1024 from
+// eight lines to the next eight; the swizzle.
+__device__ unsigned long long descriptor(const void* tile, unsigned next = 16) {
     unsigned long long address = __cvta_generic_to_shared(tile);
-    return (address & 0x3ffff) >> 4 | 1ull << 16 | (1024ull >> 4) << 32 | 1ull << 62;
+    return (address & 0x3ffff) >> 4 | (unsigned long long)next >> 4 << 16 | (1024ull >> 4) << 32 | 1ull << 62;
 }
 
 // What this thread wrote to shared memory is seen by the matrix products behind the next barrier.
@@ -34,6 +36,7 @@ __device__ void products_wait() {
 #define SIXTEEN(i) FOUR(i), FOUR(i + 4), FOUR(i + 8), FOUR(i + 12)
 
 // c += a b of a warpgroup, begun: a is 64 rows, b 128 columns, of 16 numbers of bf16.
+template <bool TURNED = false>
 __device__ void begin_product(float (&c)[64], unsigned long long a, unsigned long long b) {
     asm volatile(
         "{ .reg .pred add;\n setp.eq.u32 add, 0, 0;\n"
@@ -41,9 +44,10 @@ __device__ void begin_product(float (&c)[64], unsigned long long a, unsigned lon
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
         "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
         "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, add, 1, 1, 0, 0; }"
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "%64, %65, add, 1, 1, %66, %66; }"
         : SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48)
-        : "l"(a), "l"(b)
+        : "l"(a), "l"(b), "n"((int)TURNED)
         : "memory");
 }
 

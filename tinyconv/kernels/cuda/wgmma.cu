@@ -72,7 +72,8 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
     auto fetch = [&](int half, int channel) {
         uint4* tile = memory + half * STAGE;
 #pragma unroll
-        for (int i = threadIdx.x; i < ROWS * CHUNKS; i += 256) copy_async<16>(tile + i, tile_of_w + i);
+        for (int i = 0; i < ROWS * CHUNKS; i += 256)
+            copy_async<16>(tile + i + threadIdx.x, tile_of_w + i + threadIdx.x);
         tile_of_w += chunks_of_slice;
         tile += ROWS * CHUNKS;
 #pragma unroll
@@ -87,19 +88,20 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
     float c[64] = {};
     int group = threadIdx.x / 128, half_row = DOWN == 2 ? group * 64 : 0, half_column = DOWN == 2 ? 0 : group * 128;
     Slice next = {0, {0, 0, 0}};
-    bool read = false;
+    bool read = false, new_tap = true;
+    long long found = -1;
     for (int slice = 0; slice <= end; ++slice) {
         if (slice < end && threadIdx.x < COLUMNS) {
-            long long i = exists ? pixel(g, place, next.tap) : -1;
-            source[slice % 2][row_of_pixel(threadIdx.x)] = i < 0 ? -1 : image + i;
-            read = read || i >= 0;
+            if (new_tap && exists) found = pixel(g, place, next.tap);
+            source[slice % 2][row_of_pixel(threadIdx.x)] = found < 0 ? -1 : image + found;
+            read = read || found >= 0;
         }
         copy_async_wait();
         publish();
         __syncthreads();  // the slice before has come, and the one before that is multiplied
         if (slice < end) {
             fetch(slice % 2, next.channel);
-            advance(next, SLICE, channels, g);
+            new_tap = advance(next, SLICE, channels, g);
         }
         if (slice == 0) continue;
         const uint4* tile = memory + (slice + 1) % 2 * STAGE;
@@ -136,6 +138,87 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
     }
 }
 
+// A part of the weight gradient, of the copies of x and gy, as in tensor_tiles.h: parts[s, co, ci, k]. Rows are output
+// channels; columns are taken in runs of 64 input channels at one tap. The sum runs over slices of 64 outputs, `share`
+// of them a part. A line of a tile is an output and has 64 channels: tiles lie turned.
+// Grid: tiles of columns, tiles of rows, groups * parts. Shared memory: two tiles of each.
+
+__shared__ long long given[2][SLICE];  // the output, of all images, of each line of the tiles of gy; -1 for none
+
+template <int DOWN>
+__device__ void sum_of_products(const unsigned* x, const unsigned* gy, float* parts, int N, int channels, int rows,
+                                int groups, int share, Window g) {
+    extern __shared__ __align__(1024) uint4 memory[];
+    const int RUNS = 4 / DOWN, TILE = SLICE * CHUNKS, STAGE = (DOWN + RUNS) * TILE;
+    int group = blockIdx.z % groups, part = blockIdx.z / groups, K = taps(g);
+    int x_chunks = (channels + CHUNK - 1) / CHUNK, gy_chunks = (rows + CHUNK - 1) / CHUNK;
+
+    // This thread finds the pixels of one line of one run.
+    int line = threadIdx.x % SLICE, run = threadIdx.x / SLICE;
+    Place tap = tap_at(g, blockIdx.x * RUNS + run);
+    Share sum = share_of(part, share, SLICE, N * outputs(g));
+    Walk o = walk_from(sum.begin + line, SLICE, g);
+    auto find = [&](int half) {
+        bool inside = o.q < sum.end;
+        long long i = inside ? pixel(g, o.at, tap) : -1, image = o.n * groups + group;
+        if (run < RUNS) source[half][threadIdx.x] = i < 0 ? -1 : image * pixels(g) + i;
+        if (run == 0) given[half][line] = inside ? image * outputs(g) + o.o : -1;
+        step(o, SLICE, g);
+    };
+
+    // It copies one chunk of every 32nd line.
+    int chunk = threadIdx.x % CHUNKS, first_line = threadIdx.x / CHUNKS, chunk_of_x[RUNS];
+    for (int r = 0; r < RUNS; ++r) chunk_of_x[r] = (blockIdx.x * RUNS + r) / K * CHUNKS + chunk;
+    auto fetch = [&](int half) {
+        uint4* tile = memory + half * STAGE;
+#pragma unroll
+        for (int i = 0; i < 2 * (DOWN + RUNS); ++i) {
+            int at = first_line + i % 2 * 32, tile_of_gy = i / 2, run_of_x = i / 2 - DOWN;
+            bool of_x = run_of_x >= 0;
+            long long from = of_x ? source[half][run_of_x * SLICE + at] : given[half][at];
+            int c = of_x ? chunk_of_x[of_x ? run_of_x : 0] : (blockIdx.y * DOWN + tile_of_gy) * CHUNKS + chunk;
+            int chunks = of_x ? x_chunks : gy_chunks;
+            copy_async<16>(tile + i / 2 * TILE + at * CHUNKS + (chunk ^ at % 8),
+                           (const uint4*)(of_x ? x : gy) + from * chunks + c, from >= 0 && c < chunks);
+        }
+    };
+
+    float c[64] = {};
+    int warpgroup = threadIdx.x / 128, down = DOWN == 2 ? warpgroup : 0, first_run = DOWN == 2 ? 0 : warpgroup * 2;
+    for (int slice = 0; slice <= sum.slices; ++slice) {
+        if (slice < sum.slices) find(slice % 2);
+        copy_async_wait();
+        publish();
+        __syncthreads();
+        if (slice < sum.slices) fetch(slice % 2);
+        if (slice == 0) continue;
+        const uint4* tile = memory + (slice + 1) % 2 * STAGE;
+        unsigned long long a = descriptor(tile + down * TILE);
+        unsigned long long b = descriptor(tile + (DOWN + first_run) * TILE, TILE * 16);
+        products_begin();
+#pragma unroll
+        for (int k = 0; k < SLICE / 16; ++k) begin_product<true>(c, a + 128 * k, b + 128 * k);  // 16 lines
+        products_wait();
+    }
+
+    int row = (blockIdx.y * DOWN + down) * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        int number = blockIdx.x * RUNS + first_run + half, first = number / K * 64 + threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            int r = row + 8 * i;
+            if (r >= rows) continue;
+            float* result = parts + (((long long)part * groups + group) * rows + r) * channels * K + number % K;
+#pragma unroll
+            for (int j = 0; j < 16; ++j) {
+                int ci = first + j / 2 * 8 + j % 2;
+                if (ci < channels) result[ci * K] = c[half * 32 + j / 2 * 4 + 2 * i + j % 2];
+            }
+        }
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(256, 2) conv_128(
     const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, bool gradient,
     Window g) {
@@ -145,4 +228,14 @@ extern "C" __global__ void __launch_bounds__(256, 2) conv_64(
     const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, bool gradient,
     Window g) {
     product<1>(x, w, y, N, channels, rows, groups, gradient, g);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) conv_weight_128(
+    const unsigned* x, const unsigned* gy, float* parts, int N, int channels, int rows, int groups, int share,
+    Window g) {
+    sum_of_products<2>(x, gy, parts, N, channels, rows, groups, share, g);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) conv_weight_64(
+    const unsigned* x, const unsigned* gy, float* parts, int N, int channels, int rows, int groups, int share,
+    Window g) {
+    sum_of_products<1>(x, gy, parts, N, channels, rows, groups, share, g);
 }
