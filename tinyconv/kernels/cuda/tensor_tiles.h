@@ -38,7 +38,7 @@ template <int DOWN> struct Tile {
 // Weights in the order of fragments: packed[group, k, 8 words of channels, 16 rows, lane, word], rounded; zeros where
 // channels or rows end. `gradient`: for that of the input, whose rows are input channels, whose sum runs over output
 // channels, and whose windows are turned around. Grid: 64 rows, 8 words of channels, groups.
-extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, bool gradient) {
+extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, int gradient) {
     int lane = threadIdx.x % 32, row_tile = blockIdx.x * 4 + threadIdx.x / 32;
     for (int k = 0; k < K; ++k) {
         unsigned fragment[4];
@@ -58,12 +58,37 @@ extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int 
     }
 }
 
+// Column n of the product j of a run is its column 4n + j, so that a lane has two times four neighbours.
+template <int DOWN>
+__device__ void write_columns(const Tile<DOWN>& tile, float* y, long long first, int N, int rows, int groups,
+                              int gradient, long long made) {
+    int column = tile.column + 8 * tile.t;
+    Column at = {(first + column) / made, (first + column) % made};
+#pragma unroll
+    for (int fours = 0; fours < 2 * DOWN; ++fours) {
+        Four to = four_columns(at, groups * rows, N, made);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            float v[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) v[j] = tile.c[i / 2][fours / 2 * 4 + j][i % 2 * 2 + fours % 2];
+            if (gradient)
+                for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
+            int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
+            if (row < rows) write4(y, v, to, blockIdx.z * rows + row, made);
+        }
+        int ahead = fours % 2 ? 28 : 4;
+        column += ahead;
+        go_on(at, ahead, made);
+    }
+}
+
 // y[n, r, o] = sum over c, k of x[n, c, pixel(o, k)] packed[group, k, c, r]; a group has `channels` and `rows`.
 // An input gradient is such a sum as well: x is then gy, and y is gx. There a window that reads no pixel makes zero.
 // Grid: tiles of columns, tiles of rows, groups.
 template <int DOWN>
 __device__ void product(const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups,
-                        bool gradient, Window g) {
+                        int gradient, Window g) {
     long long made = outputs(g), first = (long long)blockIdx.x * COLUMNS, mine = first + threadIdx.x;
     bool exists = mine < N * made;  // the column that this thread copies
     Place place = output_at(g, mine);
@@ -125,26 +150,26 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
     }
     was_read[threadIdx.x] = read;
     __syncthreads();
+    write_columns(tile, y, first, N, rows, groups, gradient, made);
+}
 
-    // So column n of the product j of a run is its column 4n + j, and a lane has two times four neighbours.
-    int column = tile.column + 8 * tile.t;
-    Column at = {(first + column) / made, (first + column) % made};
+// To part[co, ci, k]. Columns lie in runs of 32 input channels at one tap, four of them a tile.
+template <int DOWN>
+__device__ void write_part(const Tile<DOWN>& tile, float* part, int group, int channels, int rows, int K) {
 #pragma unroll
-    for (int fours = 0; fours < 2 * DOWN; ++fours) {
-        Four to = four_columns(at, groups * rows, N, made);
+    for (int run = 0; run < DOWN; ++run) {
+        int number = blockIdx.x * 4 + tile.column / 32 + run, c = number / K * 32 + 2 * tile.t;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-            float v[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) v[j] = tile.c[i / 2][fours / 2 * 4 + j][i % 2 * 2 + fours % 2];
-            if (gradient)
-                for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
             int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
-            if (row < rows) write4(y, v, to, blockIdx.z * rows + row, made);
+            if (row >= rows) continue;
+            float* result = part + ((long long)group * rows + row) * channels * K + number % K;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                int at = c + j / 2 * 8 + j % 2;
+                if (at < channels) result[at * K] = tile.c[i / 2][4 * run + j / 2][i % 2 * 2 + j % 2];
+            }
         }
-        int ahead = fours % 2 ? 28 : 4;
-        column += ahead;
-        go_on(at, ahead, made);
     }
 }
 
@@ -217,27 +242,12 @@ __device__ void sum_of_products(const float* x, const float* gy, float* parts, i
             }
         }
     }
-
-#pragma unroll
-    for (int run = 0; run < DOWN; ++run) {
-        int number = blockIdx.x * 4 + tile.column / 32 + run, c = number / K * 32 + 2 * tile.t;
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            int row = blockIdx.y * 64 * DOWN + tile.row + tile.g + 8 * i;
-            if (row >= rows) continue;
-            float* result = parts + (((long long)part * groups + group) * rows + row) * channels * K + number % K;
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                int at = c + j / 2 * 8 + j % 2;
-                if (at < channels) result[at * K] = tile.c[i / 2][4 * run + j / 2][i % 2 * 2 + j % 2];
-            }
-        }
-    }
+    write_part(tile, parts + (long long)part * groups * rows * channels * K, group, channels, rows, K);
 }
 
 // The kernels: tiles of 128 rows, two blocks a multiprocessor, and of 64 rows, three of them.
 extern "C" __global__ void __launch_bounds__(128, 2) conv_128(
-    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient,
+    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, int gradient,
     Window g) {
     product<2>(x, packed, y, N, channels, rows, groups, gradient, g);
 }
@@ -246,7 +256,7 @@ extern "C" __global__ void __launch_bounds__(128, 2) conv_weight_128(
     sum_of_products<2>(x, gy, parts, N, channels, rows, groups, share, g);
 }
 extern "C" __global__ void __launch_bounds__(128, 3) conv_64(
-    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, bool gradient,
+    const float* x, const unsigned* packed, float* y, int N, int channels, int rows, int groups, int gradient,
     Window g) {
     product<1>(x, packed, y, N, channels, rows, groups, gradient, g);
 }

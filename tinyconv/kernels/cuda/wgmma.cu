@@ -32,7 +32,7 @@ extern "C" __global__ void channels_last(const float* x, unsigned* copy, int cha
 
 // Weights in the order of the tiles: packed[group, k, slice, row, swizzled word], as in tensor_tiles.h.
 // Grid: 8 rows, slices, groups.
-extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, bool gradient) {
+extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, int gradient) {
     int word = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32, c = blockIdx.y * SLICE + 2 * word;
     for (int k = 0; k < K; ++k) {
         float v[2];
@@ -52,11 +52,35 @@ __shared__ bool was_read[256];
 // Where a pixel lies in the tile: so that a thread's sums are of eight neighbours, see the end of product().
 __device__ int row_of_pixel(int p) { return p / 32 * 32 + p % 8 / 2 * 8 + p % 32 / 8 * 2 + p % 2; }
 
+// Columns 8j + 2t and 8j + 2t + 1 of 32, which a thread has, are pixels 8t + 2j and 8t + 2j + 1.
+__device__ void write_columns(const float (&c)[64], float* y, int row, long long first, int column, int N, int rows,
+                              int groups, int gradient, long long made) {
+    column += threadIdx.x % 4 * 8;
+    Column at = {(first + column) / made, (first + column) % made};
+#pragma unroll
+    for (int fours = 0; fours < 8; ++fours) {
+        Four to = four_columns(at, groups * rows, N, made);
+#pragma unroll
+        for (int down = 0; down < 2; ++down) {
+            float v[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) v[j] = c[fours / 2 * 16 + (fours % 2 * 2 + j / 2) * 4 + down * 2 + j % 2];
+            if (gradient)
+                for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
+            int r = row + 8 * down;
+            if (r < rows) write4(y, v, to, blockIdx.z * rows + r, made);
+        }
+        int ahead = fours % 2 ? 28 : 4;
+        column += ahead;
+        go_on(at, ahead, made);
+    }
+}
+
 // y[n, r, o] = sum over c, k of x[n, c, pixel(o, k)] w[group, k, c, r], of the copies of x and w. `gradient`: as in
 // tensor_tiles.h. Grid: tiles of columns, tiles of rows, groups. Shared memory: two tiles of each.
 template <int DOWN>
 __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups,
-                        bool gradient, Window g) {
+                        int gradient, Window g) {
     extern __shared__ __align__(1024) uint4 memory[];  // two times: chunks of weights, chunks of pixels
     const int ROWS = 64 * DOWN, COLUMNS = 256 / DOWN, STAGE = (ROWS + COLUMNS) * CHUNKS;
     long long made = outputs(g), first = (long long)blockIdx.x * COLUMNS, mine = first + threadIdx.x;
@@ -114,27 +138,26 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
     }
     if (threadIdx.x < COLUMNS) was_read[threadIdx.x] = read;
     __syncthreads();
+    int row = blockIdx.y * ROWS + half_row + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    write_columns(c, y, row, first, half_column, N, rows, groups, gradient, made);
+}
 
-    // Columns 8j + 2t and 8j + 2t + 1 of 32, which a thread has, are pixels 8t + 2j and 8t + 2j + 1.
-    int t = threadIdx.x % 4, row = blockIdx.y * ROWS + half_row + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-    int column = half_column + 8 * t;
-    Column at = {(first + column) / made, (first + column) % made};
+// To part[co, ci, k] of a group: two runs of 64 input channels at one tap.
+__device__ void write_part(const float (&c)[64], float* part, int row, int first_run, int channels, int rows, int K) {
 #pragma unroll
-    for (int fours = 0; fours < 8; ++fours) {
-        Four to = four_columns(at, groups * rows, N, made);
+    for (int run = 0; run < 2; ++run) {
+        int number = first_run + run, first = number / K * 64 + threadIdx.x % 4 * 2;
 #pragma unroll
-        for (int down = 0; down < 2; ++down) {
-            float v[4];
+        for (int i = 0; i < 2; ++i) {
+            int r = row + 8 * i;
+            if (r >= rows) continue;
+            float* result = part + (long long)r * channels * K + number % K;
 #pragma unroll
-            for (int j = 0; j < 4; ++j) v[j] = c[fours / 2 * 16 + (fours % 2 * 2 + j / 2) * 4 + down * 2 + j % 2];
-            if (gradient)
-                for (int j = 0; j < 4; ++j) v[j] = was_read[column + j] ? v[j] : 0.0f;
-            int r = row + 8 * down;
-            if (r < rows) write4(y, v, to, blockIdx.z * rows + r, made);
+            for (int j = 0; j < 16; ++j) {
+                int ci = first + j / 2 * 8 + j % 2;
+                if (ci < channels) result[ci * K] = c[run * 32 + j / 2 * 4 + 2 * i + j % 2];
+            }
         }
-        int ahead = fours % 2 ? 28 : 4;
-        column += ahead;
-        go_on(at, ahead, made);
     }
 }
 
@@ -202,30 +225,17 @@ __device__ void sum_of_products(const unsigned* x, const unsigned* gy, float* pa
     }
 
     int row = (blockIdx.y * DOWN + down) * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        int number = blockIdx.x * RUNS + first_run + half, first = number / K * 64 + threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            int r = row + 8 * i;
-            if (r >= rows) continue;
-            float* result = parts + (((long long)part * groups + group) * rows + r) * channels * K + number % K;
-#pragma unroll
-            for (int j = 0; j < 16; ++j) {
-                int ci = first + j / 2 * 8 + j % 2;
-                if (ci < channels) result[ci * K] = c[half * 32 + j / 2 * 4 + 2 * i + j % 2];
-            }
-        }
-    }
+    float* of_part = parts + ((long long)part * groups + group) * rows * channels * K;
+    write_part(c, of_part, row, blockIdx.x * RUNS + first_run, channels, rows, K);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2) conv_128(
-    const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, bool gradient,
+    const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, int gradient,
     Window g) {
     product<2>(x, w, y, N, channels, rows, groups, gradient, g);
 }
 extern "C" __global__ void __launch_bounds__(256, 2) conv_64(
-    const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, bool gradient,
+    const unsigned* x, const unsigned* w, float* y, int N, int channels, int rows, int groups, int gradient,
     Window g) {
     product<1>(x, w, y, N, channels, rows, groups, gradient, g);
 }
