@@ -208,6 +208,7 @@ WARPGROUP = """
     products_begin();
     for (int k = 0; k < 4; ++k)
         begin_product(s, descriptor(ta) + 2 * k, descriptor(tb) + 2 * k);
+    products_commit();
     products_wait();
     for (int i = 0; i < 64; ++i) c[place(i)] = s[i];"""
 
@@ -246,6 +247,7 @@ WRONG_WARPGROUPS = {
     "nothing published": ("publish();", "", 128, r"line 20.*has written and not published"),
     "no barrier": ("__syncthreads();", "", 128, r"line 20.*a race|line 20.*yet"),
     "not begun": ("products_begin();", "", 128, r"line 20.*without a products_begin"),
+    "not committed": ("products_commit();", "", 128, r"line 22.*after which no products_commit"),
     "two warps": ("float s[64];", "float s[64];", 64, "needs all 128 threads"),
     "other tiles": ("descriptor(ta) + 2 * k", "descriptor(ta) + 2 * (t / 32)", 128, "line 20.*different descriptors"),
     "no swizzle": ("descriptor(ta) + 2 * k", "descriptor(ta) % (1ull << 62)", 128, "line 20.*128-byte swizzle"),

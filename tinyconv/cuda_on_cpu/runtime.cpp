@@ -55,8 +55,9 @@ struct Fibre {
     unsigned long long given = 0;  // what it hands to the other lanes of its warp
     std::vector<Copy> copies;
     std::vector<Product> products;
-    bool began = false;         // to multiply
-    long long published = 0;    // when it last let the matrix products see what it wrote
+    bool began = false;       // to multiply
+    size_t committed = 0;     // of its products
+    long long published = 0;  // when it last let the matrix products see what it wrote
 };
 
 // The last write and read of one element, and when: an epoch ends at a barrier.
@@ -500,10 +501,14 @@ void cuda_on_cpu_begin_product(float* c, unsigned long long a, unsigned long lon
     cuda_on_cpu_together(128, look_at_factors, &mine, "begin_product()", line);
 }
 
+void cuda_on_cpu_products_commit() { current->committed = current->products.size(); }
+
 void cuda_on_cpu_products_wait(int line) {
+    if (current->committed < current->products.size())
+        fail("products_wait() does not wait for products after which no products_commit() stands.", nullptr, line);
     cuda_on_cpu_together(128, multiply, &current->products, "products_wait()", line);
     current->products.clear();
-    current->began = false;
+    current->began = false, current->committed = 0;
 }
 
 int cuda_on_cpu_printf(const char* format, ...) {

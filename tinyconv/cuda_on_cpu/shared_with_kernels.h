@@ -25,6 +25,7 @@ unsigned cuda_on_cpu_shared_address(const void* address);
 void cuda_on_cpu_publish();
 void cuda_on_cpu_products_begin();
 void cuda_on_cpu_begin_product(float* c, unsigned long long a, unsigned long long b, int turned, int line);
+void cuda_on_cpu_products_commit();
 void cuda_on_cpu_products_wait(int line);
 void cuda_on_cpu_atomic(void* address, size_t size);
 int cuda_on_cpu_printf(const char* format, ...);

@@ -77,4 +77,5 @@ template <bool TURNED = false>
 inline void begin_product(float (&c)[64], unsigned long long a, unsigned long long b, int line = __builtin_LINE()) {
     cuda_on_cpu_begin_product(c, a, b, TURNED, line);
 }
+inline void products_commit() { cuda_on_cpu_products_commit(); }
 inline void products_wait(int line = __builtin_LINE()) { cuda_on_cpu_products_wait(line); }

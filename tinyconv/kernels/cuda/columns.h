@@ -1,21 +1,18 @@
 // What the kernels on tensor cores share: the way along the sum of a convolution, and how its columns are written.
 
-// Which tap and channels come next. The same in all threads of a block.
+// Which tap and channels come next: all taps of some channels, while their pixels lie in the cache, then the next
+// channels. The same in all threads of a block.
 struct Slice {
     int channel;
     Place tap;
 };
-
-// To the next `depth` channels, of `channels`; true at another tap.
-__device__ bool advance(Slice& s, int depth, int channels, Window g) {
-    s.channel += depth;
-    if (s.channel < channels) return false;
-    s.channel = 0;
-    if (++s.tap.w == g.w.kernel) {
-        s.tap.w = 0;
-        if (++s.tap.h == g.h.kernel) s.tap.h = 0, ++s.tap.d;
-    }
-    return true;
+__device__ void advance(Slice& s, int depth, Window g) {
+    if (++s.tap.w < g.w.kernel) return;
+    s.tap.w = 0;
+    if (++s.tap.h < g.h.kernel) return;
+    s.tap.h = 0;
+    if (++s.tap.d < g.d.kernel) return;
+    s.tap.d = 0, s.channel += depth;
 }
 
 // An output of an image.

@@ -88,7 +88,7 @@ def product_by_warps(x: Array, w: Array, g: Geometry, groups: int, precision: st
     channels, rows = x.shape[1] // groups, w.shape[1] if gradient else w.shape[0] // groups
     height = _height(rows)
     tiles, steps = -(-rows // height), -(-channels // _SLICE) * _STEPS[precision]
-    packed = xp.empty((groups, taps, steps, tiles * height // 16, 32, 4), np.uint32)  # see pack
+    packed = xp.empty((groups, steps, taps, tiles * height // 16, 32, 4), np.uint32)  # see pack
     launch(file, "pack", (tiles * height // 64, steps, groups), (w, packed, rows, channels, taps, gradient))
     y = xp.empty((x.shape[0], groups * rows, *g.output), x.dtype)
     columns = -(-x.shape[0] * prod(g.output) // _COLUMNS)
@@ -115,7 +115,7 @@ def product_by_warpgroups(x: Array, w: Array, g: Geometry, groups: int, precisio
     channels, rows = x.shape[1] // groups, w.shape[1] if gradient else w.shape[0] // groups
     height = _height(rows)
     tiles, slices = -(-rows // height), -(-channels // _WIDE_SLICE)
-    packed = xp.empty((groups, taps, slices, tiles * height, 32), np.uint32)  # see pack
+    packed = xp.empty((groups, slices, taps, tiles * height, 32), np.uint32)  # see pack
     blocks = (tiles * height // 8, slices, groups)
     launch(file, "pack", blocks, (w, packed, rows, channels, taps, gradient), threads=256)
     y = xp.empty((x.shape[0], groups * rows, *g.output), x.dtype)

@@ -35,8 +35,8 @@ template <int DOWN> struct Tile {
     }
 };
 
-// Weights in the order of fragments: packed[group, k, 8 words of channels, 16 rows, lane, word], rounded; zeros where
-// channels or rows end. `gradient`: for that of the input, whose rows are input channels, whose sum runs over output
+// Weights in the order of fragments: packed[group, slice, k, step, 16 rows, lane, word], rounded; zeros where channels
+// or rows end. `gradient`: for that of the input, whose rows are input channels, whose sum runs over output
 // channels, and whose windows are turned around. Grid: 64 rows, 8 words of channels, groups.
 extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, int gradient) {
     int lane = threadIdx.x % 32, row_tile = blockIdx.x * 4 + threadIdx.x / 32;
@@ -53,7 +53,8 @@ extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int 
             }
             fragment[part] = word_of_weights(v);
         }
-        long long at = ((long long)blockIdx.z * K + k) * gridDim.y + blockIdx.y;
+        long long slice = blockIdx.z * (gridDim.y / STEPS) + blockIdx.y / STEPS;
+        long long at = (slice * K + k) * STEPS + blockIdx.y % STEPS;
         *(uint4*)&packed[((at * gridDim.x * 4 + row_tile) * 32 + lane) * 4] = *(uint4*)fragment;
     }
 }
@@ -100,10 +101,9 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
     fragments += (blockIdx.y * DOWN * 128 + threadIdx.x) * 4;
 
     Slice next = {0, {0, 0, 0}};
-    long long source = -1;
-    bool read = false, new_tap = true;
+    bool read = false;
     auto fetch = [&](int half) {
-        if (new_tap && exists) source = pixel(g, place, next.tap);
+        long long source = exists ? pixel(g, place, next.tap) : -1;
         read = read || source >= 0;
         int there = source >= 0 ? channels - next.channel : 0;
         const float* pixel_of_channel = image + next.channel * pixels(g) + source;
@@ -119,7 +119,7 @@ __device__ void product(const float* x, const unsigned* packed, float* y, int N,
                 copy_async<16>(weights[half][step][threadIdx.x / 32 + 4 * i][threadIdx.x % 32], fragments + i * 512);
             fragments += words;
         }
-        new_tap = advance(next, SLICE, channels, g);
+        advance(next, SLICE, g);
     };
 
     Tile<DOWN> tile;

@@ -27,10 +27,11 @@ __device__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "m
 // Before the first product, and whenever the thread itself has written to registers of c.
 __device__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
+// After the last product.
+__device__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
 // c and both tiles belong to the products until this returns.
-__device__ void products_wait() {
-    asm volatile("wgmma.commit_group.sync.aligned;\n wgmma.wait_group.sync.aligned 0;" ::: "memory");
-}
+__device__ void products_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
 #define FOUR(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define SIXTEEN(i) FOUR(i), FOUR(i + 4), FOUR(i + 8), FOUR(i + 12)

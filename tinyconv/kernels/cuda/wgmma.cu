@@ -30,7 +30,7 @@ extern "C" __global__ void channels_last(const float* x, unsigned* copy, int cha
         if (first + p < size && word < chunks * 4) copy[(image * size + first + p) * chunks * 4 + word] = tile[lane][p];
 }
 
-// Weights in the order of the tiles: packed[group, k, slice, row, swizzled word], as in tensor_tiles.h.
+// Weights in the order of the tiles: packed[group, slice, k, row, swizzled word], as in tensor_tiles.h.
 // Grid: 8 rows, slices, groups.
 extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int channels, int K, int gradient) {
     int word = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32, c = blockIdx.y * SLICE + 2 * word;
@@ -41,7 +41,7 @@ extern "C" __global__ void pack(const float* w, unsigned* packed, int rows, int 
             long long filter = gradient ? all * rows + row : r * channels + c + i;
             v[i] = row < rows && c + i < channels ? w[filter * K + (gradient ? K - 1 - k : k)] : 0.0f;
         }
-        long long at = (((long long)blockIdx.z * K + k) * gridDim.y + blockIdx.y) * gridDim.x * 8 + row;
+        long long at = (((long long)blockIdx.z * gridDim.y + blockIdx.y) * K + k) * gridDim.x * 8 + row;
         packed[at * 32 + (word / 4 ^ row % 8) * 4 + word % 4] = to_bf16(v[0], v[1]);
     }
 }
@@ -93,7 +93,14 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
     const uint4* tile_of_w = (const uint4*)w + blockIdx.z * end * chunks_of_slice + blockIdx.y * ROWS * CHUNKS;
     int chunk = threadIdx.x % CHUNKS, line = threadIdx.x / CHUNKS;  // this thread copies one chunk of every 32nd row
 
-    auto fetch = [&](int half, int channel) {
+    Slice next = {0, {0, 0, 0}};
+    bool read = false;
+    auto find = [&](int half) {
+        long long i = exists ? pixel(g, place, next.tap) : -1;
+        if (threadIdx.x < COLUMNS) source[half][row_of_pixel(threadIdx.x)] = i < 0 ? -1 : image + i;
+        read = read || i >= 0;
+    };
+    auto fetch = [&](int half) {
         uint4* tile = memory + half * STAGE;
 #pragma unroll
         for (int i = 0; i < ROWS * CHUNKS; i += 256)
@@ -102,38 +109,31 @@ __device__ void product(const unsigned* x, const unsigned* w, float* y, int N, i
         tile += ROWS * CHUNKS;
 #pragma unroll
         for (int i = 0; i < COLUMNS / 32; ++i) {
-            int row = line + 32 * i, c = channel / CHUNK + chunk;
+            int row = line + 32 * i, c = next.channel / CHUNK + chunk;
             long long from = source[half][row];
             copy_async<16>(tile + row * CHUNKS + (chunk ^ row % 8), (const uint4*)x + from * chunks + c,
                            from >= 0 && c < chunks);
         }
+        advance(next, SLICE, g);
     };
 
     float c[64] = {};
     int group = threadIdx.x / 128, half_row = DOWN == 2 ? group * 64 : 0, half_column = DOWN == 2 ? 0 : group * 128;
-    Slice next = {0, {0, 0, 0}};
-    bool read = false, new_tap = true;
-    long long found = -1;
-    for (int slice = 0; slice <= end; ++slice) {
-        if (slice < end && threadIdx.x < COLUMNS) {
-            if (new_tap && exists) found = pixel(g, place, next.tap);
-            source[slice % 2][row_of_pixel(threadIdx.x)] = found < 0 ? -1 : image + found;
-            read = read || found >= 0;
-        }
+    find(0);
+    __syncthreads();
+    if (end > 0) fetch(0), find(1);
+    for (int slice = 0; slice < end; ++slice) {
         copy_async_wait();
         publish();
-        __syncthreads();  // the slice before has come, and the one before that is multiplied
-        if (slice < end) {
-            fetch(slice % 2, next.channel);
-            new_tap = advance(next, SLICE, channels, g);
-        }
-        if (slice == 0) continue;
-        const uint4* tile = memory + (slice + 1) % 2 * STAGE;
+        __syncthreads();  // this slice has come, and the one before is multiplied
+        const uint4* tile = memory + slice % 2 * STAGE;
         unsigned long long a = descriptor(tile + half_row * CHUNKS);
         unsigned long long b = descriptor(tile + (ROWS + half_column) * CHUNKS);
         products_begin();
 #pragma unroll
         for (int k = 0; k < SLICE / 16; ++k) begin_product(c, a + 2 * k, b + 2 * k);  // 32 bytes, in units of 16
+        products_commit();
+        if (slice + 1 < end) fetch((slice + 1) % 2), find(slice % 2);  // meanwhile
         products_wait();
     }
     if (threadIdx.x < COLUMNS) was_read[threadIdx.x] = read;
@@ -208,19 +208,21 @@ __device__ void sum_of_products(const unsigned* x, const unsigned* gy, float* pa
 
     float c[64] = {};
     int warpgroup = threadIdx.x / 128, down = DOWN == 2 ? warpgroup : 0, first_run = DOWN == 2 ? 0 : warpgroup * 2;
-    for (int slice = 0; slice <= sum.slices; ++slice) {
-        if (slice < sum.slices) find(slice % 2);
+    find(0);
+    __syncthreads();
+    if (sum.slices > 0) fetch(0), find(1);
+    for (int slice = 0; slice < sum.slices; ++slice) {
         copy_async_wait();
         publish();
         __syncthreads();
-        if (slice < sum.slices) fetch(slice % 2);
-        if (slice == 0) continue;
-        const uint4* tile = memory + (slice + 1) % 2 * STAGE;
+        const uint4* tile = memory + slice % 2 * STAGE;
         unsigned long long a = descriptor(tile + down * TILE);
         unsigned long long b = descriptor(tile + (DOWN + first_run) * TILE, TILE * 16);
         products_begin();
 #pragma unroll
         for (int k = 0; k < SLICE / 16; ++k) begin_product<true>(c, a + 128 * k, b + 128 * k);  // 16 lines
+        products_commit();
+        if (slice + 1 < sum.slices) fetch((slice + 1) % 2), find(slice % 2);
         products_wait();
     }
 
