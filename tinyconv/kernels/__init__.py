@@ -26,6 +26,8 @@ from tinyconv.kernels import choice, im2col, loops
 from tinyconv.kernels.arrays import Array, array_module, scratch_limit, set_scratch_limit
 from tinyconv.kernels.axismap import AxisMap
 from tinyconv.kernels.choice import explain_choice
+from tinyconv.kernels.precision import PRECISIONS, set_precision
+from tinyconv.kernels.precision import precision as asked_precision
 
 __all__ = [
     "LADDER",
@@ -48,6 +50,7 @@ __all__ = [
     "explain_choice",
     "fold",
     "kernel",
+    "matmul",
     "max_pool",
     "normalise",
     "normalise_grad",
@@ -73,6 +76,7 @@ __all__ = [
 
 LADDER = ("loops", "im2col", "numba", "cuda")
 OPERATORS = (
+    "matmul",
     "conv",
     "conv_input",
     "conv_weight",
@@ -122,21 +126,27 @@ class use_kernels:  # noqa: N801 - used like a function
     :mod:`tinyconv.kernels.choice`; 'direct', 'tiled', 'winograd2' and 'winograd4' (or just 'winograd') are used
     wherever they can compute the convolution; 'exact' is 'auto' without Winograd's, so that every sum runs over the
     products of the definition.
+    ``precision`` is that of float32 products on the rung ``cuda``: 'ieee' multiplies by all bits, 'tf32' and 'bf16'
+    round the operands of convolutions and matrix products first, for tensor cores (:mod:`tinyconv.kernels.precision`).
     What is not given stays.
     The choice holds for the whole process, all threads included. Leaving the block restores what was in
     use before it, also after an exception.
     """
 
-    def __init__(self, rung: str | None = None, conv: str | None = None) -> None:
+    def __init__(self, rung: str | None = None, conv: str | None = None, precision: str | None = None) -> None:
         global _rung
         if rung is not None and rung not in LADDER:
             raise ValueError(f"use_kernels: rung must be one of {', '.join(map(repr, LADDER))}, but is {rung!r}.")
         if conv is not None and conv not in choice.ALGORITHMS:
             algorithms = ", ".join(map(repr, choice.ALGORITHMS))
             raise ValueError(f"use_kernels: conv must be one of {algorithms}, but is {conv!r}.")
-        self._before = _rung, choice.forced()
+        if precision is not None and precision not in PRECISIONS:
+            known = ", ".join(map(repr, PRECISIONS))
+            raise ValueError(f"use_kernels: precision must be one of {known}, but is {precision!r}.")
+        self._before = _rung, choice.forced(), asked_precision()
         _rung = rung or _rung
         choice.force(conv or choice.forced())
+        set_precision(precision or asked_precision())
 
     def __enter__(self) -> None:
         return None
@@ -145,8 +155,9 @@ class use_kernels:  # noqa: N801 - used like a function
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _rung
-        _rung, algorithm = self._before
+        _rung, algorithm, asked = self._before
         choice.force(algorithm)
+        set_precision(asked)
 
 
 def _module(rung: str) -> ModuleType | None:
@@ -196,6 +207,15 @@ class Table(dict[str, str]):
 def table() -> Table:
     """Which rung serves which operator now."""
     return Table((operator, _serving(operator)) for operator in OPERATORS)
+
+
+# --------------------------------------------------------------------------------------------------
+# The matrix product
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """y[..., m, n] = sum over k of a[..., m, k] b[..., k, n]; a (*B, M, K), b (*B, K, N) to (*B, M, N)."""
+    return kernel("matmul", a)(a, b)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -129,6 +129,17 @@ def _is_pointwise(g: Geometry) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------
+# The matrix product
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """The array module's; float16 is summed in float32."""
+    dtype = sum_dtype(native(a).dtype)
+    y = array_module(a, b).matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
+    return y.astype(native(a).dtype, copy=False)
+
+
+# --------------------------------------------------------------------------------------------------
 # The convolution triangle
 
 

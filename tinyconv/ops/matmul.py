@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from math import prod
 
+from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
-from tinyconv.kernels.arrays import Array, array_module, sum_dtype
+from tinyconv.kernels.arrays import Array
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.operands import common_shape
@@ -17,9 +18,7 @@ class MatMul(Function):
     saves = (0, 1)
 
     def forward(self, a: Array, b: Array) -> Array:
-        dtype = sum_dtype(a.dtype)  # float16 is summed in float32
-        y = array_module(a).matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
-        return y.astype(a.dtype, copy=False)
+        return kernels.matmul(a, b)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = self.saved_inputs

@@ -23,3 +23,4 @@ from tinyconv.kernels.cuda.normalisation import normalise_grad as normalise_grad
 from tinyconv.kernels.cuda.pooling import avg_pool as avg_pool
 from tinyconv.kernels.cuda.pooling import avg_pool_input as avg_pool_input
 from tinyconv.kernels.cuda.pooling import max_pool as max_pool
+from tinyconv.kernels.cuda.products import matmul as matmul
