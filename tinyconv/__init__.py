@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv import amp as amp
 from tinyconv import methods as _methods  # gives Tensor its operators
 from tinyconv.autograd import (
     Function,

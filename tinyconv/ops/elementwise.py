@@ -16,6 +16,7 @@ from tinyconv.kernels.arrays import array_module
 from tinyconv.kernels.elementwise import blockwise
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_float, as_number, as_tensor, cast
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.operands import Operand, common_shape, operands
 
 # --------------------------------------------------------------------------------------------------
@@ -193,6 +194,7 @@ def remainder(input: Operand, other: Operand) -> Tensor:
     return Remainder()(*_divisible("remainder", input, other))
 
 
+@in_float32
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """y = input ^ exponent. An integer to a negative power raises."""
     a, b = operands("pow", input, exponent)
@@ -384,21 +386,25 @@ class Round(_Step):
         return array_module(x).round(x)
 
 
+@in_float32
 def exp(input: Tensor) -> Tensor:
     """y = e^input"""
     return Exp()(as_float(as_tensor(input, "exp")))
 
 
+@in_float32
 def expm1(input: Tensor) -> Tensor:
     """y = e^input - 1, exact near 0"""
     return Expm1()(as_float(as_tensor(input, "expm1")))
 
 
+@in_float32
 def log(input: Tensor) -> Tensor:
     """y = natural logarithm; -inf at 0, NaN below"""
     return Log()(as_float(as_tensor(input, "log")))
 
 
+@in_float32
 def log1p(input: Tensor) -> Tensor:
     """y = log(1 + input), exact near 0"""
     return Log1p()(as_float(as_tensor(input, "log1p")))
@@ -409,11 +415,13 @@ def sqrt(input: Tensor) -> Tensor:
     return Sqrt()(as_float(as_tensor(input, "sqrt")))
 
 
+@in_float32
 def rsqrt(input: Tensor) -> Tensor:
     """y = 1 / sqrt(input)"""
     return reciprocal(sqrt(input))
 
 
+@in_float32
 def reciprocal(input: Tensor) -> Tensor:
     """y = 1 / input"""
     return div(1, as_tensor(input, "reciprocal"))

@@ -17,6 +17,7 @@ from tinyconv.ops.activation import log_softmax, logsigmoid, softmax
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import abs as absolute
 from tinyconv.ops.elementwise import clamp, exp, log, log1p, sqrt, where
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.operands import common_shape
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import axis_of, gather
@@ -51,6 +52,7 @@ def _pair(op: str, input: Any, target: Any, name: str = "target") -> tuple[Tenso
 # Distances
 
 
+@in_float32
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """(input - target)^2. Equal shapes."""
     x, t = _pair("mse_loss", input, target)
@@ -58,12 +60,14 @@ def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tenso
     return _reduced("mse_loss", d * d, reduction)
 
 
+@in_float32
 def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """|input - target|. Equal shapes. The derivative at 0 is 0."""
     x, t = _pair("l1_loss", input, target)
     return _reduced("l1_loss", absolute(x - t), reduction)
 
 
+@in_float32
 def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """d^2 / (2 beta) where |d| < beta, else |d| - beta/2, with d = input - target. Equal shapes.
 
@@ -79,6 +83,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
     return _reduced("smooth_l1_loss", where(size < beta, d * d * (0.5 / beta), size - 0.5 * beta), reduction)
 
 
+@in_float32
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d^2 / 2 where |d| <= delta, else delta (|d| - delta/2), with d = input - target. Equal shapes.
 
@@ -92,6 +97,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     return _reduced("huber_loss", where(size <= delta, d * d * 0.5, (size - 0.5 * delta) * delta), reduction)
 
 
+@in_float32
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """<x1, x2> / (max(||x1||, eps) max(||x2||, eps)) along ``dim``. Shapes broadcast; ``dim`` disappears."""
     a, b = require_float("cosine_similarity", "x1", x1), require_float("cosine_similarity", "x2", x2)
@@ -103,6 +109,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return ((a / length_a) * (b / length_b)).sum(axis)
 
 
+@in_float32
 def cosine_embedding_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, *, reduction: str = "mean"
 ) -> Tensor:
@@ -123,6 +130,7 @@ def cosine_embedding_loss(
     return _reduced("cosine_embedding_loss", where(t == 1, 1 - cosine, apart), reduction)
 
 
+@in_float32
 def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """target (log target - input): the Kullback-Leibler divergence, with input already a logarithm. Equal shapes.
 
@@ -189,6 +197,7 @@ def binary_cross_entropy(
     return _reduced("binary_cross_entropy", _weighted("binary_cross_entropy", loss, weight), reduction)
 
 
+@in_float32
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -318,6 +327,7 @@ def _weighted_mean(loss: Tensor, factor: Array, reduction: str, shape: tuple[int
     return total if reduction == "sum" else total / Tensor.wrap(factor.sum(keepdims=True).reshape(()))
 
 
+@in_float32
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -341,6 +351,7 @@ def nll_loss(
     return _weighted_mean(loss, factor, reduction, as_tensor(target).shape)
 
 
+@in_float32
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -398,6 +409,7 @@ def _soft_cross_entropy(
     return loss.sum() if reduction == "sum" else loss.sum() / (x.data.size // classes)
 
 
+@in_float32
 def dice_loss(
     input: Tensor,
     target: Tensor,

@@ -9,6 +9,7 @@ from tinyconv.autograd import Function, Tensor
 from tinyconv.kernels.arrays import Array
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_tensor
+from tinyconv.ops.mixed import in_float16
 from tinyconv.ops.operands import common_shape
 
 
@@ -39,6 +40,7 @@ def _check_dtypes(op: str, names: tuple[str, ...], tensors: tuple[Tensor, ...]) 
             )
 
 
+@in_float16
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """y[..., m, n] = sum over k of input[..., m, k] other[..., k, n].
 
@@ -79,6 +81,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return MatMul()(expand(a, (*batch, *a.shape[-2:])), expand(b, (*batch, *b.shape[-2:])))
 
 
+@in_float16
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y[..., o] = bias[o] + sum over i of input[..., i] weight[o, i].
 
@@ -103,6 +106,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
+@in_float16
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y[..., o] = bias[o] + sum over i, j of input1[..., i] weight[o, i, j] input2[..., j].
 
@@ -134,6 +138,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 # einsum
 
 
+@in_float16
 def einsum(equation: str, *operands: Tensor) -> Tensor:
     """The sum of products that ``equation`` names: 'bij,bjk->bik' is a product of batches of matrices.
 

@@ -33,6 +33,7 @@ from tinyconv.ops.elementwise import (
     where,
 )
 from tinyconv.ops.elementwise import pow as power
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.shape import axes_of, axis_of, cat, flip, gather, narrow, reshape, squeeze, unsqueeze
 
 Dims: TypeAlias = "int | Sequence[int] | None"
@@ -43,6 +44,7 @@ def _needs_float(op: str, x: Tensor) -> None:
         raise TypeError(f"{op}: needs a float tensor, but got {x.dtype}. Use x.to(tinyconv.float32).")
 
 
+@in_float32
 def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Sum over ``dim`` (all axes by default). Integers and bools are added in int64."""
     x = as_tensor(input, "sum")
@@ -199,6 +201,7 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
     return _arg("argmin", "argmin", input, dim, keepdim)
 
 
+@in_float32
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Product of all elements or along ``dim``; exact gradients at zeros. Integers multiply in int64.
 
@@ -223,6 +226,7 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
     return x if keepdim else squeeze(x, axis)
 
 
+@in_float32
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """log sum exp x over ``dim``, computed as m + log sum exp(x - m) with m = max x, so that nothing overflows."""
     x = as_float(as_tensor(input, "logsumexp"))
@@ -246,6 +250,7 @@ class Cumsum(Function):
         return flip(Cumsum(self.axis)(flip(g, self.axis)), self.axis)
 
 
+@in_float32
 def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """y_i = x_0 + ... + x_i along ``dim``. Integers add in int64."""
     x = as_tensor(input, "cumsum")
@@ -255,6 +260,7 @@ def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     return reshape(cumsum(unsqueeze(x, 0), 0), ()) if x.ndim == 0 else Cumsum(axis)(x)
 
 
+@in_float32
 def norm(input: Tensor, p: int | float | str = "fro", dim: Dims = None, keepdim: bool = False) -> Tensor:
     """(sum |x|^p)^(1/p) over ``dim``; 'fro' is p = 2; p = inf the largest |x|, p = 0 the number of non-zeros.
 

@@ -15,10 +15,12 @@ from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.kernels.corners import NEIGHBOURS
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.matmul import matmul
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.shape import stack
 from tinyconv.ops.windows import require_float
 
 
+@in_float32
 def grid_sample(
     input: Tensor,
     grid: Tensor,
@@ -152,6 +154,7 @@ class SampleWeight(Function):
 # Affine grids
 
 
+@in_float32
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
     """grid[n, o] = theta[n] (x, y[, z], 1) for the pixel centres o of an image of ``size``; for :func:`grid_sample`.
 
