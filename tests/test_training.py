@@ -81,10 +81,10 @@ class PressCtrlC(Callback):
 
 
 def test_mixed_precision_learns_as_float32_does() -> None:
-    plain, mixed = make_trainer(), make_trainer(scaler=GradScaler("cpu", init_scale=2.0**10))
-    plain.fit(4)
-    mixed.fit(4)
-    losses = [[row["loss"] for row in trainer.history] for trainer in (plain, mixed)]
+    losses = []
+    for scaler in (None, GradScaler("cpu", init_scale=2.0**10)):
+        history = make_trainer(scaler=scaler).fit(4)
+        losses.append([row["loss"] for row in history])
     assert losses[0][-1] < 0.4 * losses[0][0]
     np.testing.assert_allclose(losses[1], losses[0], atol=0.01)
     assert losses[0] != losses[1]
@@ -111,7 +111,6 @@ def test_a_break_in_mixed_precision_changes_no_bit(tmp_path: Path) -> None:
     before = resumed.scaler.state_dict()
     find_learning_rate(resumed, steps=5)
     assert resumed.scaler.state_dict() == before
-    resumed.fit(5)
 
 
 class Recorder(Callback):
