@@ -14,6 +14,7 @@ here: the operators in ``tinyconv.ops`` check.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType, TracebackType
@@ -169,21 +170,27 @@ def _module(rung: str) -> ModuleType | None:
     return _modules.get(rung)
 
 
-def _takes(rung: str, array: Array | None) -> bool:
-    """Whether a rung computes with such an array, or with a NumPy array of float32; by which operator is not asked."""
-    if rung in ("loops", "im2col"):
-        return True
+@cache
+def _serving(operator: str, asked: str | None, on_cpu: bool, dtype: np.dtype[Any]) -> str:
+    """The rung that is asked for, or the next below it that has ``operator`` and takes such arrays.
+
+    The definition has all operators and takes all arrays.
+    """
+    compiled = dtype in _COMPILED_DTYPES
+    takes = {
+        "loops": True,
+        "im2col": True,
+        "numba": on_cpu and compiled,
+        "cuda": compiled and (not on_cpu or asked == "cuda"),  # NumPy's arrays only where the emulator is asked for
+    }
+    below = reversed(LADDER[: LADDER.index(asked or LADDER[-1]) + 1])
+    return next(rung for rung in below if takes[rung] and hasattr(_module(rung), operator))
+
+
+def _serves(operator: str, array: Array | None = None) -> str:
+    """The rung for an array; without one, for a NumPy array of float32."""
     on_cpu = array is None or isinstance(array, np.ndarray)
-    known = array is None or array.dtype in _COMPILED_DTYPES
-    if rung == "numba":
-        return on_cpu and known
-    return known and (not on_cpu or _rung == "cuda")  # NumPy's arrays only where the emulator is asked for
-
-
-def _serving(operator: str, array: Array | None = None) -> str:
-    """The rung in use, or the next below it that has ``operator`` and takes ``array``. The definition has them all."""
-    below = reversed(LADDER[: LADDER.index(_rung or LADDER[-1]) + 1])
-    return next(rung for rung in below if _takes(rung, array) and hasattr(_module(rung), operator))
+    return _serving(operator, _rung, on_cpu, _COMPILED_DTYPES[0] if array is None else array.dtype)
 
 
 def kernel(operator: str, array: Array | None = None) -> Callable[..., Any]:
@@ -193,7 +200,7 @@ def kernel(operator: str, array: Array | None = None) -> Callable[..., Any]:
     """
     if operator not in OPERATORS:
         raise ValueError(f"kernel: operator must be one of {', '.join(map(repr, OPERATORS))}, but is {operator!r}.")
-    return getattr(_modules[_serving(operator, array)], operator)
+    return getattr(_modules[_serves(operator, array)], operator)
 
 
 class Table(dict[str, str]):
@@ -206,7 +213,7 @@ class Table(dict[str, str]):
 
 def table() -> Table:
     """Which rung serves which operator now."""
-    return Table((operator, _serving(operator)) for operator in OPERATORS)
+    return Table((operator, _serves(operator)) for operator in OPERATORS)
 
 
 # --------------------------------------------------------------------------------------------------
