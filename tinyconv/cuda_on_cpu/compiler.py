@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HEADERS = ("cuda.h", "shared_with_kernels.h")
+HEADERS = ("cuda.h", "tensor_core.h", "shared_with_kernels.h")
 
 COMPILERS = ("g++", "clang++")
 

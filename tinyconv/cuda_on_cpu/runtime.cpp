@@ -27,6 +27,13 @@ const size_t STACK = 256 << 10;
 
 enum State { READY, AT_BLOCK_BARRIER, AT_WARP_OPERATION, DONE };
 
+// A copy to shared memory that its thread has asked for and not yet waited for.
+struct Copy {
+    char* to;
+    int size;
+    char bytes[16];
+};
+
 struct Fibre {
     ucontext_t context;
     char* stack = nullptr;
@@ -34,9 +41,12 @@ struct Fibre {
     State state = READY;
     int line = 0;                  // where it waits
     unsigned mask = 0;             // of the lanes that it waits for
+    size_t group = 32;             // of that many threads: a warp, or a warpgroup
+    bool ordering = true;          // whether what it waits in orders the memory of its warp
     const char* what = "";         // the operation that it waits at
     int warp_epoch = 0;
     unsigned long long given = 0;  // what it hands to the other lanes of its warp
+    std::vector<Copy> copies;
 };
 
 // The last write and read of one element, and when: an epoch ends at a barrier.
@@ -44,6 +54,7 @@ struct Access {
     int writer = -1, write_epoch = -1, write_warp_epoch = -1, write_block = -1;
     int reader = -1, read_epoch = -1, read_warp_epoch = -1, read_block = -1;
     bool set = false;  // shared memory: something was written in this block
+    bool coming = false;  // will be, by a copy
 };
 
 struct Buffer {
@@ -131,7 +142,7 @@ void look_for_races(Buffer& b, const char* at, size_t size, bool write, void* pc
                 race(b, element_at, "writes", a.reader, a.read_block,
                      together ? "reads since the last barrier" : "reads", pc);
             a.writer = me, a.write_epoch = epoch, a.write_warp_epoch = current->warp_epoch;
-            a.write_block = block_number, a.set = true;
+            a.write_block = block_number, a.set = true, a.coming = false;
         } else {
             bool again = a.read_block == block_number && a.read_epoch == epoch && a.reader != me && a.reader != -1;
             a.reader = again ? SEVERAL : me;
@@ -147,9 +158,12 @@ void access(char* at, size_t size, bool write, void* pc) {
         if (inside(*b, at, size)) {
             if (!write)
                 for (size_t i = (at - b->start) / b->item; i <= (at + size - 1 - b->start) / b->item; ++i)
-                    if (!b->accesses[i].set)
-                        fail("it reads " + std::string(b->name) + ", byte " + std::to_string(at - b->start) +
-                                 ", which no thread of the block has written yet. Is a __syncthreads() missing?", pc, 0);
+                    if (!b->accesses[i].set) {
+                        std::string why = b->accesses[i].coming
+                            ? ", to which a copy is still under way. Is a copy_async_wait() missing?"
+                            : ", which no thread of the block has written yet. Is a __syncthreads() missing?";
+                        fail("it reads " + std::string(b->name) + ", byte " + std::to_string(at - b->start) + why, pc, 0);
+                    }
             look_for_races(*b, at, size, write, pc);
             return;
         }
@@ -208,30 +222,31 @@ void start_threads() {
     swapcontext(&scheduler, &fresh);
 }
 
-void wait(State state, const char* what, int line, unsigned mask) {
+void wait(State state, const char* what, int line, unsigned mask, size_t group = 32, bool ordering = true) {
     current->state = state, current->what = what, current->line = line, current->mask = mask;
+    current->group = group, current->ordering = ordering;
     Fibre* me = current;
     swapcontext(&me->context, &scheduler);
 }
 
-// Lets the warps go on whose lanes have all come; true if there was one.
+// Lets the warps, and warpgroups, go on whose lanes have all come; true if there was one.
 bool release_warps() {
     bool released = false;
-    for (size_t first = 0; first < fibres.size(); first += 32)
-        for (size_t lane = 0; lane < 32 && first + lane < fibres.size(); ++lane) {
-            Fibre& f = fibres[first + lane];
-            if (f.state != AT_WARP_OPERATION) continue;
-            bool all = true;
-            for (size_t other = 0; other < 32 && first + other < fibres.size(); ++other)
-                if (f.mask >> other & 1) {
-                    Fibre& o = fibres[first + other];
-                    all = all && o.state == AT_WARP_OPERATION && o.mask == f.mask && o.line == f.line;
-                }
-            if (!all) continue;
-            for (size_t other = 0; other < 32 && first + other < fibres.size(); ++other)
-                if (f.mask >> other & 1) fibres[first + other].state = READY, ++fibres[first + other].warp_epoch;
-            released = true;
-        }
+    for (size_t i = 0; i < fibres.size(); ++i) {
+        Fibre& f = fibres[i];
+        if (f.state != AT_WARP_OPERATION) continue;
+        size_t first = i / f.group * f.group, end = first + f.group < fibres.size() ? first + f.group : fibres.size();
+        bool all = true;
+        for (size_t other = first; other < end; ++other)
+            if (f.mask >> other % 32 & 1) {
+                Fibre& o = fibres[other];
+                all = all && o.state == AT_WARP_OPERATION && o.mask == f.mask && o.line == f.line && o.what == f.what;
+            }
+        if (!all) continue;
+        for (size_t other = first; other < end; ++other)
+            if (f.mask >> other % 32 & 1) fibres[other].state = READY, fibres[other].warp_epoch += f.ordering;
+        released = true;
+    }
     return released;
 }
 
@@ -388,6 +403,52 @@ unsigned long long cuda_on_cpu_exchange(unsigned mask, unsigned long long value,
 }
 
 int cuda_on_cpu_lane() { return number_of(current) % 32; }
+
+// What a warp of 32 threads, or a warpgroup of 128, does as one: when all have come, the first of them does it for all.
+void cuda_on_cpu_together(int threads, void (*operation)(void**), void* mine, const char* what, int line) {
+    size_t me = number_of(current), first = me / threads * threads;
+    if (first + threads > fibres.size())
+        fail(std::string(what) + " needs all " + std::to_string(threads) + " threads, but the block ends before.",
+             nullptr, line);
+    current->given = (unsigned long long)mine;
+    wait(AT_WARP_OPERATION, what, line, 0xffffffff, threads, false);
+    if (me != first) return;
+    std::vector<void*> given;
+    for (int i = 0; i < threads; ++i) given.push_back((void*)fibres[first + i].given);
+    operation(given.data());
+}
+
+// Until the thread waits for the copy its target has no value: who reads it is told so. From nowhere: zeros.
+void cuda_on_cpu_copy_async(void* shared_address, const void* from, int size) {
+    void* pc = __builtin_return_address(0);
+    Copy copy = {(char*)shared_address, size, {}};
+    if (from) {
+        access((char*)from, size, false, pc);
+        memcpy(copy.bytes, from, size);
+    }
+    access(copy.to, size, true, pc);
+    bool there = false;
+    for (Buffer* b : {&shared, &dynamic_shared})
+        if (inside(*b, copy.to, size)) {
+            there = true;
+            for (int i = 0; watch && i < size; ++i) {
+                Access& a = b->accesses[copy.to - b->start + i];
+                a.set = false, a.coming = true;
+            }
+        }
+    if (!there) fail("copy_async() copies to shared memory, but this address is none.", pc, 0);
+    if ((size_t)copy.to % size || (size_t)from % size)
+        fail("copy_async() of " + std::to_string(size) + " bytes needs addresses that are multiples of them.", pc, 0);
+    current->copies.push_back(copy);
+}
+
+void cuda_on_cpu_copy_async_wait() {
+    for (Copy& copy : current->copies) {
+        access(copy.to, copy.size, true, __builtin_return_address(0));
+        memcpy(copy.to, copy.bytes, copy.size);
+    }
+    current->copies.clear();
+}
 
 // An atomic operation needs its address checked; it races with nobody.
 void cuda_on_cpu_atomic(void* address, size_t size) {
