@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,17 @@ THREADS = 128  # of a block
 #: What a kernel's source calls REAL.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
+_INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
+
 
 def source(file: str, dtype: np.dtype[Any]) -> str:
-    """The source of kernels for arrays of ``dtype``, window.h in front."""
-    text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("window.h", file))
-    return text.replace("REAL", REALS[dtype])
+    """The source of kernels for arrays of ``dtype``, window.h in front and the headers that it includes in place."""
+    text = f"{_text('window.h')}\n{_text(file)}"
+    return _INCLUDE.sub(lambda found: _text(found[1]), text).replace("REAL", REALS[dtype])
+
+
+def _text(file: str) -> str:
+    return (HERE / file).read_text(encoding="utf-8")
 
 
 @cache
