@@ -16,7 +16,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 // Blocks run one after the other, so one copy serves them all; a section of its own says where it is.
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static __attribute__((used, section("cuda_shared")))
 #define printf cuda_on_cpu_printf
 
 const int warpSize = 32;

@@ -13,6 +13,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -24,6 +25,7 @@ dim3 blockDim, gridDim;
 namespace {
 
 const size_t STACK = 256 << 10;
+const size_t GUARD = 64 << 10;  // below a stack, where nobody may write
 
 enum State { READY, AT_BLOCK_BARRIER, AT_WARP_OPERATION, DONE };
 
@@ -151,6 +153,13 @@ void look_for_races(Buffer& b, const char* at, size_t size, bool write, void* pc
     }
 }
 
+// Where a local array lies that is too large for the stack.
+bool below_the_stack(char* at) { return at < current->stack && at >= current->stack - (16 << 20); }
+
+void out_of_stack(void* pc) {
+    fail("it needs more than the " + std::to_string(STACK >> 10) + " KiB of stack that a thread has.", pc, 0);
+}
+
 void access(char* at, size_t size, bool write, void* pc) {
     if (!watch || !current) return;
     const char* does = write ? "writes" : "reads";
@@ -179,6 +188,7 @@ void access(char* at, size_t size, bool write, void* pc) {
     if (at >= current->stack && at + size <= current->stack + STACK) return;
     for (auto& part : own)
         if (at >= part.first && at + size <= part.second) return;
+    if (below_the_stack(at)) out_of_stack(pc);
     const Buffer* nearest = nullptr;
     size_t least = ~size_t(0);
     for (const Buffer& b : buffers) {
@@ -192,6 +202,45 @@ void access(char* at, size_t size, bool write, void* pc) {
     fail(std::string("it ") + does + " " + element(*nearest, at) + ", outside of its " +
              std::to_string(nearest->bytes / nearest->item) + " elements.", pc, 0);
 }
+
+// What no check sees, a pointer that a compiler knows to be null, say, the processor does: not the end of the process.
+class Faults {
+  public:
+    Faults() {
+        stack_t own_stack = {memory, 0, sizeof memory};  // a fibre's may be what has run out
+        sigaltstack(&own_stack, &stack_before);
+        struct sigaction catching = {};
+        catching.sa_sigaction = report;
+        catching.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &catching, &before[i]);
+    }
+    ~Faults() {
+        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &before[i], nullptr);
+        sigaltstack(&stack_before, nullptr);
+    }
+
+  private:
+    static constexpr int SIGNALS[3] = {SIGSEGV, SIGILL, SIGFPE};
+
+    static void report(int number, siginfo_t* info, void* context) {
+#if defined(__x86_64__)
+        void* pc = (void*)(((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP] + 1);
+#elif defined(__aarch64__)
+        void* pc = (void*)(((ucontext_t*)context)->uc_mcontext.pc + 1);
+#else
+        void* pc = nullptr;
+#endif
+        if (number == SIGFPE) fail("it divides a whole number by zero.", pc, 0);
+        if (number == SIGILL) fail("the compiler knows that this is undefined: a null pointer, say.", pc, 0);
+        char* at = (char*)info->si_addr;
+        if (below_the_stack(at)) out_of_stack(pc);
+        fail("it reads or writes where no array is.", pc, 0);
+    }
+
+    char memory[64 << 10];
+    stack_t stack_before;
+    struct sigaction before[3];
+};
 
 // The threads of a block that did not start yet, one after the other: a thread that never waits needs no switch.
 void run_threads() {
@@ -209,9 +258,10 @@ void run_threads() {
 // On a stack of their own.
 void start_threads() {
     if (used_stacks == stacks.size()) {
-        void* memory = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) abort();
-        stacks.push_back((char*)memory);
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* memory = mmap(nullptr, GUARD + STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE)) abort();
+        stacks.push_back((char*)memory + GUARD);
     }
     ucontext_t fresh;
     getcontext(&fresh);
@@ -355,6 +405,7 @@ void cuda_on_cpu_launch(void (*kernel)(void**), void** arguments, const unsigned
     dladdr((void*)&cuda_on_cpu_launch, &here);
     dl_iterate_phdr(remember_own, (void*)library);
     dl_iterate_phdr(remember_own, (void*)here.dli_fname);
+    Faults caught;
     bool good = true;
     block_number = 0;
     for (unsigned z = 0; good && z < grid[2]; ++z)
@@ -492,6 +543,12 @@ CHECKED(8)
 CHECKED(16)
 void __tsan_read_range(void* at, size_t size) { access((char*)at, size, false, __builtin_return_address(0)); }
 void __tsan_write_range(void* at, size_t size) { access((char*)at, size, true, __builtin_return_address(0)); }
+// clang copies a struct by a call of memcpy, which the linker turns into one of this.
+void* __wrap_memcpy(void* to, const void* from, size_t size) {
+    access((char*)from, size, false, __builtin_return_address(0));
+    access((char*)to, size, true, __builtin_return_address(0));
+    return memcpy(to, from, size);
+}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}
