@@ -112,6 +112,8 @@ class _Block:
         state.kept = max(0, state.kept - size)
 
     def __del__(self) -> None:
+        if state is None:  # the interpreter is ending
+            return
         state.used -= self.size
         state.kept += self.size
 
@@ -405,8 +407,8 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "all any argmax argmin argsort clip copy cumsum diagonal dot flatten max mean min nonzero prod ravel repeat reshape "
-    "round searchsorted squeeze std sum swapaxes take transpose var".split()
+    "all any argmax argmin argsort clip copy cumsum diagonal dot flatten max mean min nonzero prod ravel repeat "
+    "reshape round searchsorted squeeze std sum swapaxes take transpose var".split()
 ):
     setattr(ndarray, _name, _method(_name))
 
@@ -544,7 +546,9 @@ def from_dlpack(array: Any) -> ndarray:
 class RawKernel:
     """cupy.RawKernel, in the emulator."""
 
-    def __init__(self, code: str, name: str, options: tuple[str, ...] = (), backend: str = "nvrtc", **more: Any) -> None:
+    def __init__(
+        self, code: str, name: str, options: tuple[str, ...] = (), backend: str = "nvrtc", **more: Any
+    ) -> None:
         kept = tuple(option for option in options if option.startswith("-D"))
         self.kernel = cuda_on_cpu.RawKernel(code, name, kept, checked=state.checked)
         self.max_dynamic_shared_size_bytes = 48 << 10

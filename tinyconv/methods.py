@@ -15,7 +15,7 @@ import numpy as np
 from tinyconv.autograd import Function, Tensor, tape
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
-from tinyconv.ops import activation, compare, convert, create, elementwise, inplace, matmul, reduce, shape
+from tinyconv.ops import activation, compare, convert, elementwise, inplace, matmul, reduce, shape
 from tinyconv.ops.broadcast import expand
 
 _NAMES = {
@@ -28,8 +28,7 @@ _NAMES = {
     "squeeze "
     "transpose unbind unsqueeze",
     inplace: "add_ copy_ div_ fill_ mul_ sub_ zero_",
-    convert: "clone",
-    create: "to",
+    convert: "clone cpu cuda to",
     matmul: "matmul",
 }
 for _module, _listed in _NAMES.items():

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.autograd.device import CPU, CUDA, device
 from tinyconv.autograd.dtypes import default_float, is_float, supported
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray: the two have no common type
@@ -113,9 +114,9 @@ class Tensor:
         return self.data.dtype
 
     @property
-    def device(self) -> str:
+    def device(self) -> device:
         """'cpu' for a NumPy array, 'cuda' for a CuPy array."""
-        return "cpu" if isinstance(self.data, np.ndarray) else "cuda"
+        return CPU if isinstance(self.data, np.ndarray) else CUDA
 
     @property
     def is_leaf(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,35 @@ def array_module(*arrays: object) -> Any:
     if cupy is not None and any(isinstance(a, cupy.ndarray) for a in arrays):
         return cupy
     return np
+
+
+def moved(array: Array, like: Array) -> Array:
+    """``array`` on the device of ``like``: itself, or a copy there."""
+    if isinstance(array, np.ndarray):
+        return array if isinstance(like, np.ndarray) else array_module(like).asarray(array)
+    return array.get() if isinstance(like, np.ndarray) else array
+
+
+def number(value: bool | int | float, dtype: np.dtype[Any], like: Array) -> Array:
+    """A 0-d array of one number on the device of ``like``; nothing is copied to a GPU, its kernel takes the number."""
+    try:
+        host = np.asarray(value, dtype=dtype)
+    except OverflowError:  # -1 as a uint8 is 255, as in C
+        host = np.asarray(value).astype(dtype)
+    return host if isinstance(like, np.ndarray) else array_module(like).full((), host[()], dtype)
+
+
+_tables: dict[int, Array] = {}
+
+
+def table(host: np.ndarray[Any, Any], like: Array) -> Array:
+    """A NumPy array that nobody changes, on the device of ``like``; copied there once, as long as it lives."""
+    if isinstance(like, np.ndarray):
+        return host
+    if id(host) not in _tables:
+        weakref.finalize(host, _tables.pop, id(host), None)
+        _tables[id(host)] = array_module(like).asarray(host)
+    return _tables[id(host)]
 
 
 def native(a: Array) -> Array:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.geometry import Geometry, Sizes
-from tinyconv.kernels.arrays import Array, array_module, native, scratch_limit, sum_dtype
+from tinyconv.kernels.arrays import Array, array_module, native, scratch_limit, sum_dtype, table
 from tinyconv.kernels.axismap import AxisMap
 from tinyconv.kernels.corners import corners as corners
 from tinyconv.kernels.pointwise import activation as activation
@@ -34,6 +34,7 @@ from tinyconv.kernels.pointwise import relu as relu
 from tinyconv.kernels.pointwise import relu_grad as relu_grad
 from tinyconv.kernels.pointwise import sigmoid as sigmoid
 from tinyconv.kernels.pointwise import slopes as slopes
+from tinyconv.kernels.scatter import sums_at
 from tinyconv.kernels.update import adam_step as adam_step
 from tinyconv.kernels.update import rmsprop_step as rmsprop_step
 from tinyconv.kernels.update import sgd_step as sgd_step
@@ -234,12 +235,12 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     offsets = _flat_index(g, ones, g.kernel, xp).reshape(-1)
     indices = (offsets - offsets[0])[winner]
     indices += start
-    indices[..., first < 0] = 0
+    indices *= first >= 0
     return y, indices
 
 
 def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
-    """Each element of gy (N, C, *O) added to the pixel at its flat index; on NumPy in the order of gy."""
+    """Each element of gy (N, C, *O) added to the pixel at its flat index."""
     xp = array_module(gy, indices)
     images, channels = gy.shape[:2]
     plane = prod(size)
@@ -247,7 +248,7 @@ def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
     starts = xp.arange(channels)[:, None] * plane
     for n in range(images):
         at = (indices[n].reshape(channels, prod(indices.shape[2:])) + starts).reshape(-1)
-        gx[n] = xp.bincount(at, weights=gy[n].reshape(-1), minlength=channels * plane)
+        gx[n] = sums_at(at, gy[n].reshape(-1).astype(sum_dtype(gx.dtype), copy=False), channels * plane)
     return gx.reshape(images, channels, *size)
 
 
@@ -311,13 +312,13 @@ def _resample_axis(x: Array, axis_map: AxisMap, axis: int) -> Array:
     xp = array_module(x)
     y = xp.zeros((*x.shape[:axis], axis_map.output, *x.shape[axis + 1 :]), x.dtype)
     for outputs, inputs, weights in axis_map.layers:
-        part = xp.take(x, xp.asarray(inputs), axis=axis)
+        part = xp.take(x, table(inputs, x), axis=axis)
         if (weights != 1).any():
-            part *= xp.asarray(weights, x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+            part *= table(weights, x).astype(x.dtype, copy=False).reshape(-1, *(1,) * (x.ndim - axis - 1))
         if len(outputs) == axis_map.output:
             y += part
         else:
-            y[(slice(None),) * axis + (xp.asarray(outputs),)] += part
+            y[(slice(None),) * axis + (table(outputs, x),)] += part
     return y
 
 
@@ -329,8 +330,8 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
     shape = (*x.shape[:2], *(m.output for m in maps))
     y, indices = xp.empty(shape, native(x).dtype), xp.empty(shape, pixels.dtype)
     for position, layers in enumerate(product(*(m.layers for m in maps))):
-        out = (..., *xp.ix_(*(xp.asarray(outputs) for outputs, _, _ in layers)))
-        inp = xp.ix_(*(xp.asarray(inputs) for _, inputs, _ in layers))
+        out = (..., *xp.ix_(*(table(outputs, x) for outputs, _, _ in layers)))
+        inp = xp.ix_(*(table(inputs, x) for _, inputs, _ in layers))
         value = x[(..., *inp)]
         # Every output reads at least one pixel, so the first layer fills y.
         wins = (value > y[out]) | (value != value) if position else xp.ones(value.shape, bool)
@@ -367,8 +368,7 @@ def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
     for n in range(images):
         places = (xp.where(at[n] < 0, pixels, at[n]) + starts).reshape(-1)  # (C K L,)
         parts = (gy[n][:, None].astype(xp.float64) * w[n]).reshape(-1)
-        sums = xp.bincount(places, weights=parts, minlength=channels * (pixels + 1))
-        gx[n] = sums.reshape(channels, pixels + 1)[:, :pixels]
+        gx[n] = sums_at(places, parts, channels * (pixels + 1)).reshape(channels, pixels + 1)[:, :pixels]
     return gx
 
 

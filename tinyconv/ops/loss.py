@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.gpu import one_device, require
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.activation import log_softmax, logsigmoid, softmax
@@ -189,10 +190,12 @@ def binary_cross_entropy(
     x, t = _pair("binary_cross_entropy", input, target)
     if x.dtype != t.dtype:
         raise TypeError(f"binary_cross_entropy: target must have the input's dtype {x.dtype}, but is {t.dtype}.")
-    if not bool(((x.data >= 0) & (x.data <= 1)).all()):
-        raise ValueError(
+    require(
+        ((x.data >= 0) & (x.data <= 1)).all(),
+        lambda: ValueError(
             "binary_cross_entropy: input must lie in [0, 1]. Use sigmoid first, or binary_cross_entropy_with_logits."
-        )
+        ),
+    )
     loss: Tensor = BinaryCrossEntropy()(x, t)
     return _reduced("binary_cross_entropy", _weighted("binary_cross_entropy", loss, weight), reduction)
 
@@ -274,6 +277,7 @@ class CrossEntropyGrad(Function):
 def _classes(op: str, x: Tensor, target: Any, ignore_index: int | None) -> tuple[Tensor, Array, Array]:
     """Input as (N, C, L), target as (N, L) with 0 where ignored, and where it is not: all checked."""
     t = as_tensor(target, op, "target")
+    one_device(op, x, t)
     if t.dtype.kind not in "iu":
         raise TypeError(f"{op}: target must hold class numbers (integers), but is {t.dtype}. Use target.to(int64).")
     if x.ndim == 0:
@@ -291,21 +295,25 @@ def _classes(op: str, x: Tensor, target: Any, ignore_index: int | None) -> tuple
     pixels = t.data.size // batch if batch else 0
     flat = t.data.reshape(batch, pixels).astype(np.int64, copy=False)
     valid = flat == flat if ignore_index is None else flat != ignore_index
-    wrong = valid & ((flat < 0) | (flat >= classes))
-    if bool(wrong.any()):
-        found = int(flat[wrong][0])
+    right = valid & (flat >= 0) & (flat < classes)
+
+    def wrong() -> IndexError:
+        found = int(flat[valid & ~right][0])
         mend = "." if ignore_index is None else f", or pass ignore_index={found} to leave it out."
-        raise IndexError(
+        return IndexError(
             f"{op}: target holds class {found}, but input has {classes} classes, numbered 0 to {classes - 1}. Relabel "
             f"it{mend}"
         )
-    return x.reshape(batch, classes, pixels), flat * valid, valid
+
+    require((right == valid).all(), wrong)
+    return x.reshape(batch, classes, pixels), flat * right, valid  # no kernel may see a class that does not exist
 
 
 def _class_weight(op: str, weight: Any, x: Tensor) -> Tensor | None:
     if weight is None:
         return None
     w = as_tensor(weight, op, "weight")
+    one_device(op, x, w)
     classes = x.shape[1] if x.ndim > 1 else x.shape[0]
     if w.shape != (classes,):
         raise ValueError(f"{op}: weight must have shape ({classes},), one for each class, but has {w.shape}.")
@@ -441,10 +449,14 @@ def dice_loss(
         y = Tensor.wrap((flat[:, None] == number).astype(p.dtype).reshape(p.shape))
     if not background:
         p, y = p[:, 1:], y[:, 1:]
-    if p.data.size and (p.data.min() < 0 or p.data.max() > 1.001):  # a softmax may round to a little above 1
-        raise ValueError(
-            f"dice_loss: input must hold probabilities in [0, 1], but runs from {p.data.min():.4g} to "
-            f"{p.data.max():.4g}. Of logits take softmax(input, 1) or sigmoid(input) first."
+    if p.data.size:
+        low, high = p.data.min(), p.data.max()
+        require(
+            ~((low < 0) | (high > 1.001)),  # a softmax may round to a little above 1
+            lambda: ValueError(
+                f"dice_loss: input must hold probabilities in [0, 1], but runs from {float(low):.4g} to "
+                f"{float(high):.4g}. Of logits take softmax(input, 1) or sigmoid(input) first."
+            ),
         )
     over = ((0,) if batch else ()) + tuple(range(2, p.ndim))
     both, either = (p * y, p + y) if not over else ((p * y).sum(over), (p + y).sum(over))

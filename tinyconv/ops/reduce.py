@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.dtypes import is_float
+from tinyconv.autograd.function import as_array
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.broadcast import expand, numel, sum_axes
@@ -34,7 +35,7 @@ from tinyconv.ops.elementwise import (
 )
 from tinyconv.ops.elementwise import pow as power
 from tinyconv.ops.mixed import in_float32
-from tinyconv.ops.shape import axes_of, axis_of, cat, flip, gather, narrow, reshape, squeeze, unsqueeze
+from tinyconv.ops.shape import axes_of, axis_of, cat, flip, narrow, reshape, squeeze, take_along, unsqueeze
 
 Dims: TypeAlias = "int | Sequence[int] | None"
 
@@ -158,7 +159,7 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 def _with_index(op: str, arg: Any, input: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
     axis = axis_of(op, dim, input.ndim)
     indices = arg(cast(input, np.uint8) if input.data.dtype.kind == "b" else input, axis, keepdim=True)
-    values = gather(input, axis, indices)
+    values = take_along(input, axis, indices)
     if keepdim or input.ndim == 0:
         return values, indices
     return squeeze(values, axis), squeeze(indices, axis)
@@ -288,10 +289,10 @@ def norm(input: Tensor, p: int | float | str = "fro", dim: Dims = None, keepdim:
 def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """True where an element over ``dim`` is not zero."""
     axes = axes_of("any", dim, input.ndim)
-    return Tensor.wrap(np.asarray(array_module(input.data).any(input.data, axis=axes, keepdims=keepdim)))
+    return Tensor.wrap(as_array(input.data.any(axis=axes, keepdims=keepdim)))
 
 
 def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """True where no element over ``dim`` is zero."""
     axes = axes_of("all", dim, input.ndim)
-    return Tensor.wrap(np.asarray(array_module(input.data).all(input.data, axis=axes, keepdims=keepdim)))
+    return Tensor.wrap(as_array(input.data.all(axis=axes, keepdims=keepdim)))
