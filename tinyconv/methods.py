@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor, tape
+from tinyconv.autograd.gpu import settle
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.ops import activation, compare, convert, elementwise, inplace, matmul, reduce, shape
@@ -190,12 +191,14 @@ def item(self: Tensor) -> Any:
     """The only element as a Python number."""
     if self.data.size != 1:
         raise ValueError(f"item: needs exactly one element, but the shape is {self.shape}. Use tolist() or an index.")
+    settle()
     return self.data.item()
 
 
 @_method
 def tolist(self: Tensor) -> Any:
     """The elements as nested lists of Python numbers."""
+    settle()
     return self.data.tolist()
 
 

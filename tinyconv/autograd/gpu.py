@@ -124,6 +124,17 @@ def explained(inside: str, error: Exception) -> Exception | None:
     return None
 
 
+def guarded(op: str, function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), with the errors of a GPU explained."""
+    try:
+        return function(*args)
+    except Exception as error:
+        failure = explained(op, error)
+        if failure is None:
+            raise
+    raise failure  # outside of except: the first error would keep the arrays of its frames
+
+
 def _late(op: str, error: Exception) -> RuntimeError:
     return RuntimeError(
         f"{op}: the GPU reports {error}. The cause may be an earlier operator: run it again in a new process inside "

@@ -173,4 +173,7 @@ def _unwrapped(data: Any) -> Any:
     """Lists of tensors as lists of arrays."""
     if isinstance(data, list | tuple):
         return [_unwrapped(item) for item in data]
-    return data.data if isinstance(data, Tensor) else data
+    array = data.data if isinstance(data, Tensor) else data
+    if hasattr(array, "__cuda_array_interface__"):
+        raise RuntimeError("tensor: a list holds a tensor on the GPU. Use tinyconv.stack([...]), or item() of each.")
+    return array

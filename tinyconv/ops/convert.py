@@ -85,6 +85,18 @@ def to(input: Tensor, *targets: Any, device: str | None = None, dtype: Any = Non
 
     A target is a device, a dtype, or a tensor that has the device and the dtype wanted.
     """
+    place, kind = read_targets("to", targets, device, dtype)
+    y = input if kind is None else cast(input, kind)
+    if place is None or y.device == place:
+        return y
+    moved: Tensor = ToDevice(place)(y)
+    return moved
+
+
+def read_targets(
+    op: str, targets: tuple[Any, ...], device: str | None, dtype: Any
+) -> tuple[named | None, np.dtype[Any] | None]:
+    """The device and the dtype that the arguments of ``to`` name, or None."""
     for target in targets:
         if isinstance(target, Tensor):
             device, dtype = target.device, target.dtype
@@ -92,20 +104,11 @@ def to(input: Tensor, *targets: Any, device: str | None = None, dtype: Any = Non
             device = target
         else:
             dtype = target
-    y = input if dtype is None else cast(input, _named_dtype(dtype))
-    if device is None or y.device == named(device):
-        return y
-    moved: Tensor = ToDevice(named(device))(y)
-    return moved
-
-
-def _named_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        return supported(np.dtype(dtype))
-    except TypeError as error:
-        if "supported" in str(error):
-            raise
-        raise ValueError(f"to: the target must be 'cpu', 'cuda' or a dtype, but is {dtype!r}.") from None
+        kind = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"{op}: the target must be 'cpu', 'cuda' or a dtype, but is {dtype!r}.") from None
+    return None if device is None else named(device), None if kind is None else supported(kind)
 
 
 def cpu(input: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from tinyconv.metrics import confusion_matrix
 from tinyconv.nn import Module
 from tinyconv.nn.utils import clip_grad_norm_
 from tinyconv.ops.random import get_rng_state, set_rng_state
+from tinyconv.ops.reduce import argmax
 from tinyconv.optim import Optimizer
 from tinyconv.optim.schedule import ReduceLROnPlateau
 from tinyconv.optim.swa_utils import AveragedModel
@@ -64,7 +65,7 @@ class Totals:
 
     def add(self, loss: float, scores: Tensor, targets: np.ndarray[Any, Any]) -> None:
         """Add one batch: its mean loss, class scores (N, C, ...) and class numbers (N, ...)."""
-        predicted = scores.detach().to("cpu").data.argmax(1)
+        predicted = argmax(scores.detach(), 1).to("cpu").data
         matrix = confusion_matrix(predicted, targets, scores.shape[1])
         self.matrix = matrix if self.matrix is None else self.matrix + matrix
         self.loss += loss * len(targets)
