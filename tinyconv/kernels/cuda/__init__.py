@@ -3,6 +3,7 @@
 CuPy's arrays are computed on the GPU. NumPy's arrays are, where ``use_kernels("cuda")`` asks for it, by the same source
 on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compiled kernels, and watched.
 
+    columns.cu  im2col written down, and added back
     direct.cu   convolution and its gradients by their definition
     norm.cu     batch, instance, group and layer norm, and their gradients
     pool.cu     max and average pooling
@@ -11,6 +12,8 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     window.h    which pixel a tap reads, in front of each of them
 """
 
+from tinyconv.kernels.cuda.columns import fold as fold
+from tinyconv.kernels.cuda.columns import unfold as unfold
 from tinyconv.kernels.cuda.convolution import conv as conv
 from tinyconv.kernels.cuda.convolution import conv_input as conv_input
 from tinyconv.kernels.cuda.convolution import conv_weight as conv_weight

@@ -1,0 +1,99 @@
+"""The convolutions of the rung cuda that multiply matrices, by columns and by Winograd's algorithms, in the emulator
+against torch in float64.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compare import RUNGS
+from test_kernels import Case, convolutions, scratch, torch_triangle
+from tinyconv import kernels
+from tinyconv.geometry import window_geometry
+from tinyconv.kernels.cuda import columns, launcher
+
+pytestmark = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is here, which the emulator needs")
+
+
+def triangle(faces: Any, arrays: list[np.ndarray], case: Case) -> list[np.ndarray]:
+    x, w, gy = arrays
+    g, groups = case.g, case.groups
+    return [faces.conv(x, w, g, groups), faces.conv_input(gy, w, g, groups), faces.conv_weight(x, gy, g, groups)]
+
+
+def drawn(case: Case, dtype: Any) -> list[np.ndarray]:
+    rng = np.random.default_rng(case.seed)
+    return [rng.standard_normal(shape).astype(dtype) for shape in case.shapes]
+
+
+@given(case=convolutions(), limit=st.sampled_from([1, 2000, 1 << 20]), dtype=st.sampled_from([np.float32, np.float64]))
+def test_columns_are_torchs_convolution_within_the_bound_of_its_sums(case: Case, limit: int, dtype: type) -> None:
+    """For every limit: tiles of output rows, of images, everything at once."""
+    arrays = drawn(case, dtype)
+    bounds = torch_triangle(*map(np.abs, arrays), case.g, case.groups)
+    with scratch(limit):
+        results, again = (triangle(columns, arrays, case) for _ in range(2))
+    unit = np.finfo(dtype).eps / 2
+    for result, second, right, bound in zip(results, again, torch_triangle(*arrays, case.g, case.groups), bounds):
+        assert result.dtype == dtype and result.tobytes() == second.tobytes()
+        assert (np.abs(result - right) <= 8 * unit * bound).all()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("kernel, stride, padding", [((1, 1), 1, 0), ((3, 2), 2, 1), ((2, 5), 1, 2)])
+def test_columns_of_integers_do_not_depend_on_the_tiles(groups: int, kernel: Any, stride: int, padding: int) -> None:
+    g = window_geometry("test", (9, 23), kernel, stride, padding)
+    case = Case(g, 5, groups, 2 * groups, 4 * groups, 0)
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-4, 5, shape).astype(np.float32) for shape in case.shapes]
+    expected = torch_triangle(*arrays, g, groups)
+    row = 2 * groups * 4 * int(np.prod(kernel)) * g.output[1]  # bytes
+    for limit in (row, 3 * row, 2 * row * g.output[0], 1 << 30):
+        with scratch(limit):
+            for result, right in zip(triangle(columns, arrays, case), expected):
+                np.testing.assert_array_equal(result, right)
+
+
+def test_more_rows_than_an_axis_of_the_grid_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "MOST_BLOCKS", 5)
+    assert launcher.side_by_side(40, 22) == ((1, 5, 5), 64)
+    assert launcher.side_by_side(300, 5) == ((3, 5, 1), 128)
+    g = window_geometry("test", (3,), 2)
+    x = np.arange(66, dtype=np.float32).reshape(2, 11, 3)
+    cols = columns.unfold(x, g)
+    np.testing.assert_array_equal(cols.reshape(2, 11, 2, 2), np.stack([x[..., :2], x[..., 1:]], 2))
+    np.testing.assert_array_equal(columns.fold(cols, g), x * np.array([1, 2, 1], np.float32))
+
+
+def test_the_limit_holds_for_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    launch = columns.launch
+
+    def watched(file: str, name: str, grid: Any, args: Any, threads: int) -> None:
+        made.append(args[1 if name == "unfold" else 0].nbytes)
+        launch(file, name, grid, args, threads)
+
+    monkeypatch.setattr(columns, "launch", watched)
+    case = Case(window_geometry("test", (8, 9), 3, 1, 1), 6, 2, 4, 4, 0)
+    image = 4 * 9 * 72 * 4  # bytes of one image's columns
+    for limit, launches in ((image // 8, 48), (image, 6), (4 * image, 2), (1 << 20, 1)):
+        made.clear()
+        with scratch(limit):
+            triangle(columns, drawn(case, np.float32), case)
+        assert len(made) == 3 * launches and max(made) <= limit
+
+
+def test_a_gpu_has_a_larger_limit_until_one_is_set() -> None:
+    assert kernels.scratch_limit() == 4 << 20
+    assert kernels.scratch_limit(object()) == 256 << 20  # any module but NumPy
+    try:
+        kernels.set_scratch_limit(1000)
+        assert kernels.scratch_limit() == kernels.scratch_limit(object()) == 1000
+    finally:
+        kernels.set_scratch_limit(None)
+    assert kernels.scratch_limit() == 4 << 20
