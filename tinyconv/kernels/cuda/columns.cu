@@ -36,9 +36,8 @@ extern "C" __global__ void unfold(const REAL* x, REAL* cols, int rows, int chann
 struct Reader { int output, rest, outputs, stride, less, less_rest; };
 
 __device__ Reader first_reader(Axis a, int i) {
-    int reach = i + a.padding, output = reach / a.stride, rest = reach % a.stride;
-    if (rest < 0) rest += a.stride, --output;  // a tile of the outputs may begin beyond the pixel
-    return {output, rest, a.output, a.stride, a.dilation / a.stride, a.dilation % a.stride};
+    int reach = i + a.padding;
+    return {reach / a.stride, reach % a.stride, a.output, a.stride, a.dilation / a.stride, a.dilation % a.stride};
 }
 __device__ bool reads(Reader r) { return r.rest == 0 && 0 <= r.output && r.output < r.outputs; }
 __device__ void next(Reader& r) {

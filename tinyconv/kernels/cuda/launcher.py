@@ -98,9 +98,9 @@ def blocks_for(elements: int) -> int:
 
 
 def side_by_side(lanes: int, rows: int) -> tuple[tuple[int, int, int], int]:
-    """Grid and threads of a block for so many ``rows`` of lanes: lanes on x; rows on y and z together, since neither may
-    have more than 65,535 blocks. A kernel finds its row as blockIdx.z * gridDim.y + blockIdx.y; some blocks may have
-    none.
+    """Grid and threads of a block for so many ``rows`` of lanes: lanes on x; rows on y and z together, since neither
+    may have more than 65,535 blocks. A kernel finds its row as blockIdx.z * gridDim.y + blockIdx.y; some blocks may
+    have none.
     """
     threads = min(THREADS, -(-lanes // 32) * 32)
     deep = -(-rows // MOST_BLOCKS)
