@@ -35,6 +35,7 @@ REGISTERS = {
     "pool.cu": 64,
     "softmax.cu": 64,
     "tiled.cu": 128,
+    "winograd.cu": 128,
 }
 SHARED = 48 << 10  #: bytes a block
 

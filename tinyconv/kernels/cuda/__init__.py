@@ -9,6 +9,7 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     pool.cu     max and average pooling
     softmax.cu  softmax, cross-entropy, and their gradients
     tiled.cu    convolution and its weight gradient as a matrix product with tiles in shared memory
+    winograd.cu the transforms of Winograd's algorithms for 3x3 windows
     window.h    which pixel a tap reads, in front of each of them
 """
 
