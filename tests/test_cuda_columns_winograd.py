@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compare import RUNGS
+from test_cpu_convolution import WINOGRAD, three_by_three
 from test_kernels import Case, convolutions, scratch, torch_triangle
 from tinyconv import kernels
 from tinyconv.geometry import window_geometry
-from tinyconv.kernels.cuda import columns, launcher
+from tinyconv.kernels.cuda import columns, launcher, winograd
 
 pytestmark = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is here, which the emulator needs")
 
@@ -97,3 +98,114 @@ def test_a_gpu_has_a_larger_limit_until_one_is_set() -> None:
     finally:
         kernels.set_scratch_limit(None)
     assert kernels.scratch_limit() == 4 << 20
+
+
+# --------------------------------------------------------------------------------------------------
+# Winograd
+
+
+every_tile = pytest.mark.parametrize("algorithm", WINOGRAD)
+
+
+@every_tile
+@given(
+    case=three_by_three(),
+    limit=st.sampled_from([1, 1 << 16, 1 << 30]),
+    least=st.sampled_from([8, 256]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+@settings(max_examples=40)
+def test_winograd_is_torchs_convolution(algorithm: str, case: Case, limit: int, least: int, dtype: type) -> None:
+    """In pieces and parts of any number. To rounding in float64, where a wrong coefficient shows; in float32 within the
+    algorithm's own bound.
+    """
+    arrays = drawn(case, dtype)
+    bounds = torch_triangle(*map(np.abs, arrays), case.g, 1)
+    share = WINOGRAD[algorithm] if dtype is np.float32 else 1e-13
+    with pytest.MonkeyPatch.context() as patch, scratch(limit):
+        patch.setattr(winograd, "_SUM", least)
+        results, again = (triangle(getattr(winograd, algorithm), arrays, case) for _ in range(2))
+    for result, second, right, bound in zip(results, again, torch_triangle(*arrays, case.g, 1), bounds):
+        assert result.dtype == dtype and result.shape == right.shape and result.tobytes() == second.tobytes()
+        assert np.abs(result - right).max(initial=0) <= share * bound.max(initial=0)
+
+
+@every_tile
+@pytest.mark.parametrize("columns_of", [7, 8])
+@pytest.mark.parametrize("start", [1, 4])
+def test_arrays_may_begin_anywhere(algorithm: str, columns_of: int, start: int) -> None:
+    """Four neighbours are read at once only where they can be."""
+    case = Case(window_geometry("test", (5, columns_of), 3, 1, 1), 2, 1, 3, 5, 0)
+    arrays = []
+    for array in drawn(case, np.float32):
+        arrays.append(np.zeros(array.size + start, np.float32)[start:].reshape(array.shape))
+        arrays[-1][...] = array
+    bounds = torch_triangle(*map(np.abs, arrays), case.g, 1)
+    results = triangle(getattr(winograd, algorithm), arrays, case)
+    for result, right, bound in zip(results, torch_triangle(*arrays, case.g, 1), bounds):
+        assert np.abs(result - right).max() <= WINOGRAD[algorithm] * bound.max()
+
+
+@pytest.mark.parametrize("algorithm, least, most", [("winograd2", 1e-7, 2e-6), ("winograd4", 2e-6, 2e-5)])
+def test_the_rounding_of_winograd_is_what_is_said_of_it(algorithm: str, least: float, most: float) -> None:
+    """In float32, of the largest output, with 64 channels; below it, this would be another algorithm."""
+    case = Case(window_geometry("test", (14, 14), 3, 1, 1), 2, 1, 64, 64, 0)
+    arrays = drawn(case, np.float32)
+    for result, right in zip(triangle(getattr(winograd, algorithm), arrays, case), torch_triangle(*arrays, case.g, 1)):
+        assert least < np.abs(result - right).max() / np.abs(right).max() < most
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow):RuntimeWarning")
+@pytest.mark.parametrize(
+    "algorithm, special",
+    [(a, special) for a in WINOGRAD for special in (np.nan, np.inf)] + [("winograd4", 3e38)],
+)
+@pytest.mark.parametrize("limit", [1, 1 << 30])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_not_finite_stays_in_its_windows(algorithm: str, special: float, limit: int, place: int) -> None:
+    """And what is finite by the definition is so, though numbers on the way overflow."""
+    case = Case(window_geometry("test", (2, 7, 9), (2, 3, 3), 1, 1), 2, 1, 3, 4, 0)
+    rng = np.random.default_rng(1)
+    arrays = [rng.integers(-1, 2, shape).astype(np.float32) for shape in case.shapes]
+    arrays[place].flat[arrays[place].size // 2] = special
+    with scratch(limit):
+        results = triangle(getattr(winograd, algorithm), arrays, case)
+    for result, right in zip(results, torch_triangle(*arrays, case.g, 1)):
+        touched = ~(np.abs(right) < 1e6)
+        np.testing.assert_array_equal(result[touched], right[touched].astype(np.float32))
+        # Sums of 72 products of at most 1, or of 400.
+        np.testing.assert_allclose(result[~touched], right[~touched], rtol=0, atol=400 * WINOGRAD[algorithm])
+
+
+@every_tile
+def test_the_limit_holds_for_the_transformed_numbers(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    launch = winograd.launch
+
+    def watched(file: str, name: str, grid: Any, args: Any, *threads: int) -> None:
+        if name == "transform_pixels":
+            made.append(args[1].nbytes // args[1].shape[2] * 7)  # with the products or cotangents: 3 and 4 channels
+        launch(file, name, grid, args, *threads)
+
+    monkeypatch.setattr(winograd, "launch", watched)
+    case = Case(window_geometry("test", (12, 33), 3, 1, 1), 2, 1, 3, 4, 0)
+    arrays = drawn(case, np.float32)
+    step = 8 * 4 * 7 * (getattr(winograd, algorithm).m + 2) ** 2  # bytes
+    for limit in (2 * step, 3 * step + 5, 1 << 30):
+        made.clear()
+        with scratch(limit):
+            triangle(getattr(winograd, algorithm), arrays, case)
+        assert max(made) <= limit and (len(made) == 3) == (limit == 1 << 30)
+
+
+def test_what_winograd_takes() -> None:
+    yes = window_geometry("test", (4, 7, 7), (2, 3, 3), 1, (0, 5, 1), (2, 1, 1))
+    assert winograd.fits(yes, 1) and winograd.fits(window_geometry("test", (5, 6), 3), 1)
+    assert not winograd.fits(yes, 2)
+    for size, kernel, stride, dilation in [
+        ((9,), 3, 1, 1),
+        ((9, 9), 3, 2, 1),
+        ((9, 9), 3, 1, 2),
+        ((9, 9), (3, 2), 1, 1),
+    ]:
+        assert not winograd.fits(window_geometry("test", size, kernel, stride, 0, dilation), 1)

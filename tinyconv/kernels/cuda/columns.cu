@@ -1,14 +1,14 @@
 // The columns of im2col written down, and added back: what turns a convolution into a matrix product.
 //
 // Threads of a warp stand side by side on the last two axes, so that they read and write neighbours. The block's row on
-// the grid's y and z is an image, a channel and a place on the axis of depth; each thread walks over the taps of its row,
-// which takes an addition a tap: integer divisions, of 20 instructions each, are made once. REAL is float or double.
+// the grid's y and z is an image, a channel and a place on the axis of depth. Each thread walks over the taps by
+// additions: integer divisions, of 20 instructions each, are made once. REAL is float or double.
 
 // The block's row: y and z together, for neither may be above 65,535.
 __device__ int grid_row() { return blockIdx.z * gridDim.y + blockIdx.y; }
 
-// cols[n, (c, k), o] = x[n, c, pixel(o, k)], 0 for padding. Images lie per_image elements apart in cols, rows per_row. A
-// thread an output (oh, ow); rows (n, c, od).
+// cols[n, (c, k), o] = x[n, c, pixel(o, k)], 0 for padding. In cols images lie per_image elements apart, rows per_row.
+// A thread an output (oh, ow); rows (n, c, od).
 extern "C" __global__ void unfold(const REAL* x, REAL* cols, int rows, int channels, long long per_image,
                                   long long per_row, Window g) {
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x, plane = (unsigned)g.h.output * g.w.output;
@@ -31,8 +31,8 @@ extern "C" __global__ void unfold(const REAL* x, REAL* cols, int rows, int chann
     }
 }
 
-// The output whose tap reads a pixel on one axis, followed from tap to tap: i + padding - k * dilation = output * stride +
-// rest, and the tap reads the pixel where nothing rests.
+// The output whose tap reads a pixel on one axis, followed from tap to tap: output * stride + rest is i + padding - k *
+// dilation, and the tap reads the pixel where nothing rests. Below zero, where no output is, it only falls.
 struct Reader { int output, rest, outputs, stride, less, less_rest; };
 
 __device__ Reader first_reader(Axis a, int i) {
@@ -45,8 +45,8 @@ __device__ void next(Reader& r) {
     if (r.rest < 0) r.rest += r.stride, --r.output;
 }
 
-// x[n, c, i] = sum over the (o, k) that read i of cols[n, (c, k), o], tap after tap; added to what is there where `more`.
-// A thread a pixel (ih, iw); rows (n, c, id).
+// x[n, c, i] = sum over the (o, k) that read i of cols[n, (c, k), o], tap after tap; added to what is there where
+// `more`. A thread a pixel (ih, iw); rows (n, c, id).
 extern "C" __global__ void fold(const REAL* cols, REAL* x, int rows, int more, Window g) {
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x, plane = (unsigned)g.h.size * g.w.size;
     int row = grid_row();

@@ -2,12 +2,12 @@
 //
 //     Y = A^t [ (G g G^t) * (B^t d B) ] A          d pixels, g weights, * element by element
 //
-// A tile is m x m outputs and the m + 2 x m + 2 pixels that they need; on the way it has E = (m + 2)^2 elements, each of
-// which is a matrix product of its own over the channels. Such a product has rows (output channels), terms (the taps kd on
-// the axis of depth and the input channels, kd first) and tiles, all of them numbered over images, depths, rows and
-// columns. A thread transforms one tile of one channel in registers. Windows have stride 1, no dilation but in depth.
-// The matrices A, B, G, from Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016, are those of
-// the polynomials interpolated at 0, 1, -1, infinity (m = 2) and at 0, 1, -1, 2, -2, infinity (m = 4).
+// A tile is m x m outputs and the m + 2 x m + 2 pixels that they need; on the way it has E = (m + 2)^2 elements, each
+// of which is a matrix product of its own over the channels. Such a product has rows (output channels), terms (the taps
+// kd on the axis of depth and the input channels, kd first) and tiles, all of them numbered over images, depths, rows
+// and columns. A thread transforms one tile of one channel in registers. Windows have stride 1, no dilation but in
+// depth. The matrices A, B, G are those of Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR
+// 2016: of polynomials interpolated at 0, 1, -1, infinity (m = 2) and at 0, 1, -1, 2, -2, infinity (m = 4).
 //
 // A NaN or an infinity would spread over its tile, and numbers near the largest could overflow: where a result is not
 // finite, the thread sums it up again by the definition. REAL is float or double.
@@ -131,6 +131,13 @@ template <int N> __device__ void store(const REAL (*tile)[N], REAL* to, long lon
         for (int j = 0; j < N; ++j) to[(i * N + j) * apart] = tile[i][j];
 }
 
+// N neighbours in a row of an image, for one access to memory: where the array and its rows begin at a multiple of it.
+template <int N> struct alignas(N * sizeof(REAL) < 16 ? N * sizeof(REAL) : 16) Vector { REAL v[N]; };
+
+template <int N> __device__ bool in_vectors(const REAL* array, int row) {
+    return row % N == 0 && (unsigned long long)array % alignof(Vector<N>) == 0;
+}
+
 // ---- The convolution -----------------------------------------------------------------------------------------------
 
 template <int M> __device__ void weights(const REAL* nine, int rotated, REAL* to, long long apart) {
@@ -154,7 +161,8 @@ extern "C" __global__ void transform_weights(const REAL* w, REAL* u, int rows, i
 
 // B^t d B of tile t, which is zero from `tiles` on.
 template <int M>
-__device__ void pixels(const REAL* x, int channels, int c, int kd, int t, int tiles, Window g, REAL* to, long long apart) {
+__device__ void pixels(const REAL* x, int channels, int c, int kd, int t, int tiles, Window g, REAL* to,
+                       long long apart) {
     REAL in[M + 2][M + 2], out[M + 2][M + 2];
     Tile tile = tile_at(g, M, t);
     int id = t < tiles ? pixel(g.d, tile.o.d, kd) : -1;
@@ -173,8 +181,8 @@ __device__ void pixels(const REAL* x, int channels, int c, int kd, int t, int ti
 
 // v[part, e, (kd, c), t] = element e of B^t d B, for the tiles from `first` on, `per` in a part. A thread a tile; rows
 // (kd, c).
-extern "C" __global__ void transform_pixels(const REAL* x, REAL* v, int lanes, int rows, int channels, int first, int tiles,
-                                            int per, int m, Window g) {
+extern "C" __global__ void transform_pixels(const REAL* x, REAL* v, int lanes, int rows, int channels, int first,
+                                            int tiles, int per, int m, Window g) {
     int lane = blockIdx.x * blockDim.x + threadIdx.x, row = grid_row();
     if (lane >= lanes || row >= rows) return;
     int c = row % channels, kd = row / channels, E = (m + 2) * (m + 2);
@@ -203,20 +211,25 @@ __device__ REAL summed_up(const REAL* x, const REAL* w, Filters f, int n, Place 
 }
 
 // A^t P A, to rows of `pitch` outputs of which `high` and `wide` are there. Whether all of it is finite.
-template <int M> __device__ bool outputs(const REAL* p, long long apart, REAL* y, int pitch, int high, int wide) {
+template <int M>
+__device__ bool outputs(const REAL* p, long long apart, bool vectors, REAL* y, int pitch, int high, int wide) {
     REAL in[M + 2][M + 2], out[M][M], zero = 0;
     for (int e = 0; e < (M + 2) * (M + 2); ++e) in[e / (M + 2)][e % (M + 2)] = p[e * apart];
     sandwich<Outputs<M>>(in, out);
-    for (int i = 0; i < M; ++i)
+    for (int i = 0; i < M; ++i, y += pitch) {
+        Vector<M> row;
         for (int j = 0; j < M; ++j) {
-            if (i < high && j < wide) y[(long long)i * pitch + j] = out[i][j];
+            row.v[j] = out[i][j];
             zero += out[i][j] * 0;
+            if (!vectors && i < high && j < wide) y[j] = out[i][j];
         }
+        if (vectors && i < high) *(Vector<M>*)y = row;
+    }
     return zero == 0;
 }
 
-// y[n, row, o] from the products p[e, row, t] of the tiles from `first` on, which lie `per` apart. A thread a tile; rows
-// are channels of y. x and w are what the products were made of.
+// y[n, row, o] from the products p[e, row, t] of the tiles from `first` on, `per` in a row. A thread a tile; rows are
+// channels of y. x and w are what the products were made of.
 extern "C" __global__ void make_outputs(const REAL* p, REAL* y, const REAL* x, const REAL* w, int lanes, int rows,
                                         int first, int per, int m, Filters f, Window g) {
     int lane = blockIdx.x * blockDim.x + threadIdx.x, row = grid_row();
@@ -227,16 +240,16 @@ extern "C" __global__ void make_outputs(const REAL* p, REAL* y, const REAL* x, c
     Place o = tile.o;
     REAL* to = y + ((((long long)tile.n * rows + row) * g.d.output + o.d) * g.h.output + o.h) * g.w.output + o.w;
     int high = min(m, g.h.output - o.h), wide = min(m, g.w.output - o.w);
-    bool finite = m == 4 ? outputs<4>(from, apart, to, g.w.output, high, wide)
-                         : outputs<2>(from, apart, to, g.w.output, high, wide);
+    int pitch = g.w.output;
+    bool finite = m == 4 ? outputs<4>(from, apart, in_vectors<4>(y, pitch), to, pitch, high, wide)
+                         : outputs<2>(from, apart, in_vectors<2>(y, pitch), to, pitch, high, wide);
     if (finite) return;
     for (int i = 0; i < high; ++i)
         for (int j = 0; j < wide; ++j)
-            to[(long long)i * g.w.output + j] =
-                summed_up(x, w + row * f.along_rows, f, tile.n, {o.d, o.h + i, o.w + j}, g);
+            to[(long long)i * pitch + j] = summed_up(x, w + row * f.along_rows, f, tile.n, {o.d, o.h + i, o.w + j}, g);
 }
 
-// ---- The weight gradient: g' = G^t [ sum over tiles of (B^t d B) * (A y' A^t) ] G ------------------------------------
+// ---- The weight gradient: g' = G^t [ sum over tiles of (B^t d B) * (A y' A^t) ] G ----------------------------------
 
 // A y' A^t of tile t, which is zero from `tiles` on.
 template <int M>
@@ -245,19 +258,24 @@ __device__ void cotangents(const REAL* gy, int channels, int c, int t, int tiles
     Tile tile = tile_at(g, M, t);
     const REAL* from = gy + ((((long long)tile.n * channels + c) * g.d.output + tile.o.d) * g.h.output + tile.o.h) *
                                 g.w.output + tile.o.w;
-    for (int i = 0; i < M; ++i)
+    bool vectors = in_vectors<M>(gy, g.w.output);
+    for (int i = 0; i < M; ++i, from += g.w.output) {
+        bool there = t < tiles && tile.o.h + i < g.h.output;
+        Vector<M> row = {};
+        if (vectors && there) row = *(const Vector<M>*)from;
         for (int j = 0; j < M; ++j) {
-            bool there = t < tiles && tile.o.h + i < g.h.output && tile.o.w + j < g.w.output;
-            in[i][j] = there ? from[(long long)i * g.w.output + j] : REAL(0);
+            if (!vectors && there && tile.o.w + j < g.w.output) row.v[j] = from[j];
+            in[i][j] = row.v[j];
         }
+    }
     sandwich<Cotangents<M>>(in, out);
     store<M + 2>(out, to, apart);
 }
 
 // out[part, e, t, c] = element e of A y' A^t: channels side by side, since the product runs over the tiles. A thread a
 // channel of a tile.
-extern "C" __global__ void transform_cotangents(const REAL* gy, REAL* out, int lanes, int channels, int first, int tiles,
-                                                int per, int m, Window g) {
+extern "C" __global__ void transform_cotangents(const REAL* gy, REAL* out, int lanes, int channels, int first,
+                                                int tiles, int per, int m, Window g) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= lanes) return;
     int c = at % channels, lane = at / channels, E = (m + 2) * (m + 2);
@@ -268,7 +286,8 @@ extern "C" __global__ void transform_cotangents(const REAL* gy, REAL* out, int l
 }
 
 // One weight's gradient by the definition: of input channel ci, output channel co.
-__device__ REAL summed_up(const REAL* x, const REAL* gy, int N, int C_in, int ci, int C_out, int co, Place k, Window g) {
+__device__ REAL summed_up(const REAL* x, const REAL* gy, int N, int C_in, int ci, int C_out, int co, Place k,
+                          Window g) {
     REAL acc = 0;
     for (int n = 0; n < N; ++n) {
         const REAL* image = x + ((long long)n * C_in + ci) * pixels(g);
@@ -295,8 +314,8 @@ __device__ bool gradient(const REAL* s, int parts, long long apart, REAL* gw) {
     return zero == 0;
 }
 
-// gw[co, ci, kd, kh, kw] += what the sums s[part, e, (kd, ci), co] make of it. A thread an output channel; rows (kd, ci).
-// `last`: these are the last of the sums, so what is not finite is summed up again.
+// gw[co, ci, kd, kh, kw] += what the sums s[part, e, (kd, ci), co] make of it. A thread an output channel; rows
+// (kd, ci). `last`: these are the last of the sums, so what is not finite is summed up again.
 extern "C" __global__ void make_gradient(const REAL* s, REAL* gw, const REAL* x, const REAL* gy, int lanes, int rows,
                                          int parts, int images, int channels, int m, int last, Window g) {
     int co = blockIdx.x * blockDim.x + threadIdx.x, row = grid_row();

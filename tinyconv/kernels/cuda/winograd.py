@@ -84,6 +84,7 @@ class Winograd:
             grid, threads = side_by_side(lanes, rows)
             args = (products, y, x, w, lanes, rows, first, per, self.m, f, v)
             launch("winograd.cu", "make_outputs", grid, args, threads)
+            del args, pixels, products  # before the next are made
 
     def conv_weight(self, x: Array, gy: Array, g: Geometry, groups: int) -> Array:
         """x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, C_in, *K).
@@ -110,6 +111,7 @@ class Winograd:
             last = first + parts * per >= tiles
             args = (sums, gw, x, gy, c_out, terms, parts, len(x), c_in, self.m, last, window(v))
             launch("winograd.cu", "make_gradient", grid, args, threads)
+            del args, pixels, cotangents, sums  # before the next are made
         return gw
 
     def _tiles(self, x: Array, g: Geometry) -> int:
