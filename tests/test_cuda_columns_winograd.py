@@ -131,6 +131,16 @@ def test_winograd_is_torchs_convolution(algorithm: str, case: Case, limit: int, 
 
 
 @every_tile
+@pytest.mark.parametrize("dilation, padding", [(1, 1), (2, 1), (2, 4), (3, (0, 5))])
+def test_the_axis_of_depth_may_be_dilated(algorithm: str, dilation: int, padding: Any) -> None:
+    pads = [padding if isinstance(padding, tuple) else (padding, padding), (1, 0), (0, 2)]
+    case = Case(window_geometry("test", (6, 5, 7), 3, 1, pads, (dilation, 1, 1)), 2, 1, 3, 2, 0)
+    arrays = drawn(case, np.float64)
+    for result, right in zip(triangle(getattr(winograd, algorithm), arrays, case), torch_triangle(*arrays, case.g, 1)):
+        np.testing.assert_allclose(result, right, rtol=0, atol=1e-12 * np.abs(right).max())
+
+
+@every_tile
 @pytest.mark.parametrize("columns_of", [7, 8])
 @pytest.mark.parametrize("start", [1, 4])
 def test_arrays_may_begin_anywhere(algorithm: str, columns_of: int, start: int) -> None:
