@@ -45,6 +45,19 @@ def test_columns_are_torchs_convolution_within_the_bound_of_its_sums(case: Case,
         assert (np.abs(result - right) <= 8 * unit * bound).all()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@given(case=convolutions(), special=st.sampled_from([np.nan, np.inf, -np.inf]), place=st.integers(0, 2))
+def test_what_is_not_finite_spreads_in_columns_as_in_torch(case: Case, special: float, place: int) -> None:
+    rng = np.random.default_rng(case.seed)
+    arrays = [rng.integers(-3, 4, shape).astype(np.float64) for shape in case.shapes]
+    if arrays[place].size:
+        arrays[place].flat[rng.integers(arrays[place].size)] = special
+    with scratch(2000):
+        results = triangle(columns, arrays, case)
+    for result, right in zip(results, torch_triangle(*arrays, case.g, case.groups)):
+        np.testing.assert_array_equal(result, right)
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("kernel, stride, padding", [((1, 1), 1, 0), ((3, 2), 2, 1), ((2, 5), 1, 2)])
 def test_columns_of_integers_do_not_depend_on_the_tiles(groups: int, kernel: Any, stride: int, padding: int) -> None:

@@ -39,9 +39,10 @@ def scratch_limit(xp: Any = np) -> int:
 def set_scratch_limit(limit: int | None) -> None:
     """Let each kernel use at most ``limit`` bytes for its columns, for the whole process; None is the default again.
 
-    One output row of one image is the least a kernel works on, so a smaller limit means that row. The
-    default is 4 MiB for NumPy's arrays, which keeps a tile of columns in a CPU's last cache, and 256 MiB for CuPy's: a
-    matrix product needs thousands of columns to occupy a whole GPU.
+    One output row of one image is the least a kernel works on, so a smaller limit means that row; of Winograd's
+    algorithms on a GPU, where the limit is one of transformed pixels and outputs, it means eight tiles. The default
+    is 4 MiB for NumPy's arrays, which keeps a tile of columns in a CPU's last cache, and 256 MiB for CuPy's: a matrix
+    product needs thousands of columns to occupy a whole GPU.
     """
     global _scratch_limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
