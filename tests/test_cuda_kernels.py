@@ -28,17 +28,19 @@ emulated = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is he
 FILES = sorted(path.name for path in Path(launcher.__file__).parent.glob("*.cu"))
 
 #: Registers a thread, so that a multiprocessor of 65,536 holds 1,024 threads, or 512 where each makes 4 x 4 results, or
-#: 256 where it holds 128 sums of a tensor core; bytes of shared memory a block.
+#: 256 where it holds 128 sums of a tensor core.
 REGISTERS = {
     "bf16.cu": 255,
+    "columns.cu": 64,
     "direct.cu": 64,
     "norm.cu": 64,
     "pool.cu": 64,
     "softmax.cu": 64,
     "tf32.cu": 255,
     "tiled.cu": 128,
+    "winograd.cu": 128,
 }
-SHARED = 48 << 10
+SHARED = 48 << 10  #: bytes a block
 
 #: Tensor cores multiply these since sm_80, and no doubles.
 ON_TENSOR_CORES = ("bf16.cu", "tf32.cu")

@@ -261,6 +261,15 @@ def test_barriers_and_warps_make_it_right() -> None:
         run(body.replace("^ 1", "^ 32"))
 
 
+def test_a_view_is_as_misaligned_as_on_a_gpu() -> None:
+    x, out = np.arange(32, dtype=np.float32), np.zeros(4, np.float32)
+    load = kernel("*(float4*)out = *(const float4*)x;", "const float* x, float* out")
+    load((1,), (1,), (x[4:20], out))
+    assert np.array_equal(out, x[4:8])
+    with pytest.raises(KernelError, match=r"reads 16 bytes at x\[0\], which is no multiple of 16"):
+        load((1,), (1,), (x[1:17], out))
+
+
 def test_after_a_mistake_the_next_launch_is_right() -> None:
     with pytest.raises(KernelError):
         run("__shared__ float t[64];\nout[0] = t[1];")

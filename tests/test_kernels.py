@@ -35,12 +35,11 @@ not_finite = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 
 @contextmanager
 def scratch(limit: int) -> Iterator[None]:
-    before = kernels.scratch_limit()
     kernels.set_scratch_limit(limit)
     try:
         yield
     finally:
-        kernels.set_scratch_limit(before)
+        kernels.set_scratch_limit(None)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or cupy.ndarray
 
-_scratch_limit = 4 << 20
+_CPU_LIMIT, _GPU_LIMIT = 4 << 20, 256 << 20  # bytes
+_scratch_limit: int | None = None  # what was asked for
 
 
 def array_module(*arrays: object) -> Any:
@@ -60,20 +61,22 @@ def sum_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype == np.float16 else np.dtype(dtype)
 
 
-def scratch_limit() -> int:
-    """The bytes that one kernel may use for its columns."""
-    return _scratch_limit
+def scratch_limit(xp: Any = np) -> int:
+    """The bytes that one kernel may use for its columns, in arrays of the module ``xp``: ``numpy`` or ``cupy``."""
+    return _scratch_limit or (_CPU_LIMIT if xp is np else _GPU_LIMIT)
 
 
-def set_scratch_limit(limit: int) -> None:
-    """Let each kernel use at most ``limit`` bytes for its columns, for the whole process.
+def set_scratch_limit(limit: int | None) -> None:
+    """Let each kernel use at most ``limit`` bytes for its columns, for the whole process; None is the default again.
 
-    One output row of one image is the least a kernel works on, so a smaller limit means that row. The
-    default of 4 MiB keeps a tile of columns in a CPU's last cache; a GPU wants more.
+    One output row of one image is the least a kernel works on, so a smaller limit means that row; of Winograd's
+    algorithms on a GPU, where the limit is one of transformed pixels and outputs, it means eight tiles. The default
+    is 4 MiB for NumPy's arrays, which keeps a tile of columns in a CPU's last cache, and 256 MiB for CuPy's: a matrix
+    product needs thousands of columns to occupy a whole GPU.
     """
     global _scratch_limit
-    if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"set_scratch_limit: limit must be an int, a number of bytes, but is {limit!r}.")
-    if limit < 1:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise TypeError(f"set_scratch_limit: limit must be an int, a number of bytes, or None, but is {limit!r}.")
+    if limit is not None and limit < 1:
         raise ValueError(f"set_scratch_limit: limit must be at least 1 byte, but is {limit}.")
     _scratch_limit = limit

@@ -74,14 +74,14 @@ def _scatter(columns: Array, g: Geometry, x: Array) -> None:
         x[inp] += columns[:, :, tap][out]
 
 
-def _tiles(g: Geometry, images: int, row_bytes: int) -> list[tuple[slice, slice, Geometry]]:
-    """Tiles (images, output rows, their geometry) whose columns stay under the scratch limit, the largest first.
+def tiles(g: Geometry, images: int, row_bytes: int, limit: int) -> list[tuple[slice, slice, Geometry]]:
+    """Tiles (images, output rows, their geometry) whose columns take at most ``limit`` bytes, the largest first.
 
     ``row_bytes`` is what the columns of one output row of one image take. Whole images where at least one fits.
     """
     height = g.output[0]
-    rows = max(1, min(height, scratch_limit() // row_bytes))
-    together = max(1, scratch_limit() // (row_bytes * height))
+    rows = max(1, min(height, limit // row_bytes))
+    together = max(1, limit // (row_bytes * height))
     parts = [(slice(r, min(r + rows, height)), g.rows(r, min(r + rows, height))) for r in range(0, height, rows)]
     return [(slice(n, min(n + together, images)), *part) for n in range(0, images, together) for part in parts]
 
@@ -92,7 +92,7 @@ class _Columns:
     def __init__(self, g: Geometry, images: int, channels: int, groups: int, dtype: np.dtype[Any], xp: Any) -> None:
         self.shape = (groups, channels // groups, prod(g.kernel))
         row_bytes = channels * prod(g.kernel) * prod(g.output[1:]) * dtype.itemsize
-        self.tiles = list(_tiles(g, images, row_bytes))
+        self.tiles = tiles(g, images, row_bytes, scratch_limit(xp))
         largest = next((prod(self._sizes(batch, tile)) for batch, _, tile in self.tiles), 0)
         self.buffer = xp.empty(prod(self.shape) * largest, dtype)
 
@@ -124,7 +124,7 @@ def _by_image(product: Array, images: int, sizes: Sizes) -> Array:
     return product.reshape(channels, images, *sizes).swapaxes(0, 1)
 
 
-def _is_pointwise(g: Geometry) -> bool:
+def is_pointwise(g: Geometry) -> bool:
     """A 1x1 window on every pixel: the image is its own columns."""
     return prod(g.kernel) == 1 and max(g.stride) == 1 and g.output == g.size and g.padding == ((0, 0),) * g.rank
 
@@ -151,7 +151,7 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     images, channels = x.shape[:2]
     dtype = sum_dtype(x.dtype)
     weight = w.astype(dtype, copy=False).reshape(groups, w.shape[0] // groups, -1)  # (G, C_out/G, C_in/G * K)
-    if _is_pointwise(g):
+    if is_pointwise(g):
         pixels = x.astype(dtype, copy=False).reshape(images, groups, channels // groups, prod(g.size))
         return xp.matmul(weight, pixels).astype(x.dtype, copy=False).reshape(images, w.shape[0], *g.output)
     y = xp.empty((images, w.shape[0], *g.output), x.dtype)
@@ -171,7 +171,7 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     dtype = sum_dtype(gy.dtype)
     weight = w.astype(dtype, copy=False).reshape(groups, w.shape[0] // groups, -1)  # (G, C_out/G, C_in/G * K)
     weight = weight.swapaxes(1, 2)
-    if _is_pointwise(g):
+    if is_pointwise(g):
         pixels = gy.astype(dtype, copy=False).reshape(images, groups, gy.shape[1] // groups, prod(g.output))
         return xp.matmul(weight, pixels).astype(gy.dtype, copy=False).reshape(images, channels, *g.size)
     gx = xp.zeros((images, channels, *g.size), dtype)

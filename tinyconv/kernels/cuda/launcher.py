@@ -15,6 +15,7 @@ from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
+MOST_BLOCKS = 65535  # on the axes y and z of a grid
 
 #: What a kernel's source calls REAL.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
@@ -101,3 +102,13 @@ def contiguous(array: Array) -> Array:
 def blocks_for(elements: int) -> int:
     """So many that each element has a thread."""
     return -(-elements // THREADS)
+
+
+def side_by_side(lanes: int, rows: int) -> tuple[tuple[int, int, int], int]:
+    """Grid and threads of a block for so many ``rows`` of lanes: lanes on x; rows on y and z together, since neither
+    may have more than 65,535 blocks. A kernel finds its row as blockIdx.z * gridDim.y + blockIdx.y; some blocks may
+    have none.
+    """
+    threads = min(THREADS, -(-lanes // 32) * 32)
+    deep = -(-rows // MOST_BLOCKS)
+    return (-(-lanes // threads), -(-rows // max(1, deep)), deep), threads
