@@ -29,7 +29,7 @@ FILES = sorted(path.name for path in Path(launcher.__file__).parent.glob("*.cu")
 
 #: Registers a thread, so that a multiprocessor of 65,536 holds 1,024 threads, or 512 where each makes 4 x 4 results;
 #: bytes of shared memory a block.
-REGISTERS, SHARED = {"direct.cu": 64, "norm.cu": 64, "pool.cu": 64, "softmax.cu": 64, "tiled.cu": 128}, 48 << 10
+REGISTERS, SHARED = dict.fromkeys(FILES, 64) | {"tiled.cu": 128}, 48 << 10
 
 
 @pytest.mark.skipif(nvrtc.library() is None, reason="nvidia-cuda-nvrtc is not installed")

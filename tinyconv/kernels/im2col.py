@@ -227,7 +227,7 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     return y, indices
 
 
-def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
+def scatter_windows(gy: Array, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> Array:
     """Each element of gy (N, C, *O) added to the pixel at its flat index; on NumPy in the order of gy."""
     xp = array_module(gy, indices)
     images, channels = gy.shape[:2]

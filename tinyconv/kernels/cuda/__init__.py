@@ -4,11 +4,14 @@ CuPy's arrays are computed on the GPU. NumPy's arrays are, where ``use_kernels("
 on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compiled kernels, and watched.
 
     direct.cu   convolution and its gradients by their definition
+    maps.cu     resampling, adaptive max pooling, and the gradients of pooling
     norm.cu     batch, instance, group and layer norm, and their gradients
+    points.cu   sampling at points, and its gradients
     pool.cu     max and average pooling
     softmax.cu  softmax, cross-entropy, and their gradients
     tiled.cu    convolution and its weight gradient as a matrix product with tiles in shared memory
     window.h    which pixel a tap reads, in front of each of them
+    planes.h    a few planes a thread, likewise
 """
 
 from tinyconv.kernels.cuda.convolution import conv as conv
@@ -21,5 +24,11 @@ from tinyconv.kernels.cuda.losses import softmax_grad as softmax_grad
 from tinyconv.kernels.cuda.normalisation import normalise as normalise
 from tinyconv.kernels.cuda.normalisation import normalise_grad as normalise_grad
 from tinyconv.kernels.cuda.pooling import avg_pool as avg_pool
-from tinyconv.kernels.cuda.pooling import avg_pool_input as avg_pool_input
 from tinyconv.kernels.cuda.pooling import max_pool as max_pool
+from tinyconv.kernels.cuda.resampling import adaptive_max_pool as adaptive_max_pool
+from tinyconv.kernels.cuda.resampling import avg_pool_input as avg_pool_input
+from tinyconv.kernels.cuda.resampling import resample as resample
+from tinyconv.kernels.cuda.resampling import scatter_windows as scatter_windows
+from tinyconv.kernels.cuda.sampling import sample as sample
+from tinyconv.kernels.cuda.sampling import sample_input as sample_input
+from tinyconv.kernels.cuda.sampling import sample_weight as sample_weight

@@ -14,21 +14,27 @@ from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
+PLANES = 4  # of planes.h
+HEADERS = ("window.h", "planes.h")  # in front of every kernel's source
 
 #: What a kernel's source calls REAL.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
+#: What it calls INDEX, a number of elements: a GPU divides 32 bits several times faster, and few arrays need more.
+INDEX, WIDE_INDEX = "unsigned", "unsigned long long"
+_NARROW = 1 << 31  # elements of an array, below which INDEX does
 
-def source(file: str, dtype: np.dtype[Any]) -> str:
-    """The source of kernels for arrays of ``dtype``, window.h in front."""
-    text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("window.h", file))
-    return text.replace("REAL", REALS[dtype])
+
+def source(file: str, dtype: np.dtype[Any], index: str = INDEX) -> str:
+    """The source of kernels for arrays of ``dtype``, the headers in front."""
+    text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in (*HEADERS, file))
+    return text.replace("REAL", REALS[dtype]).replace("INDEX", index)
 
 
 @cache
-def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
+def _kernel(file: str, name: str, dtype: np.dtype[Any], index: str, on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
     """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
-    code = source(file, dtype)
+    code = source(file, dtype, index)
     if on_gpu:
         import cupy
 
@@ -49,7 +55,8 @@ def launch(
         return
     array = args[0]
     on_gpu = array_module(array) is not np
-    kernel, parameters = _kernel(file, name, array.dtype, on_gpu)
+    index = INDEX if all(getattr(a, "size", 0) < _NARROW for a in args) else WIDE_INDEX
+    kernel, parameters = _kernel(file, name, array.dtype, index, on_gpu)
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
@@ -94,3 +101,9 @@ def contiguous(array: Array) -> Array:
 def blocks_for(elements: int) -> int:
     """So many that each element has a thread."""
     return -(-elements // THREADS)
+
+
+def over_planes(file: str, name: str, arrays: tuple[Array, ...], planes: int, window: np.ndarray[Any, Any]) -> None:
+    """Launch a kernel of which a thread makes one element of the last array in each of a few planes, see planes.h."""
+    tasks = -(-planes // PLANES) * (arrays[-1].size // max(1, planes))
+    launch(file, name, blocks_for(tasks), (*arrays, planes, tasks, window))
