@@ -3,6 +3,7 @@
 CuPy's arrays are computed on the GPU. NumPy's arrays are, where ``use_kernels("cuda")`` asks for it, by the same source
 on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compiled kernels, and watched.
 
+    corners.cu  the pixels between which the points of a grid lie
     direct.cu   convolution and its gradients by their definition
     maps.cu     resampling, adaptive max pooling, and the gradients of pooling
     norm.cu     batch, instance, group and layer norm, and their gradients
@@ -29,6 +30,7 @@ from tinyconv.kernels.cuda.resampling import adaptive_max_pool as adaptive_max_p
 from tinyconv.kernels.cuda.resampling import avg_pool_input as avg_pool_input
 from tinyconv.kernels.cuda.resampling import resample as resample
 from tinyconv.kernels.cuda.resampling import scatter_windows as scatter_windows
+from tinyconv.kernels.cuda.sampling import corners as corners
 from tinyconv.kernels.cuda.sampling import sample as sample
 from tinyconv.kernels.cuda.sampling import sample_input as sample_input
 from tinyconv.kernels.cuda.sampling import sample_weight as sample_weight

@@ -98,6 +98,12 @@ def contiguous(array: Array) -> Array:
     return xp.ascontiguousarray(array)
 
 
+def device_of(array: Array) -> tuple[Any, int | None]:
+    """The array module and the number of the GPU: where a table must lie that a kernel reads beside ``array``."""
+    xp = array_module(array)
+    return xp, None if xp is np else array.device.id
+
+
 def blocks_for(elements: int) -> int:
     """So many that each element has a thread."""
     return -(-elements // THREADS)

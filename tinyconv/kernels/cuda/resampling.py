@@ -13,7 +13,7 @@ from tinyconv.geometry import Geometry, Sizes
 from tinyconv.kernels import im2col
 from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.kernels.axismap import AxisMap, axis_map, window_maps
-from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch, over_planes
+from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, device_of, launch, over_planes
 from tinyconv.kernels.cuda.sampling import sample_input
 
 _ONE = axis_map(1, [[0]], [[1]], np.float64)  # of an axis of size 1
@@ -39,8 +39,7 @@ def _lists(
 
 def _on_device(maps: Sequence[AxisMap], x: Array) -> tuple[Array, Array, np.ndarray[Any, Any]]:
     """:func:`_lists` where x is."""
-    xp = array_module(x)
-    return _lists(tuple(maps), x.dtype, xp, None if xp is np else x.device.id)
+    return _lists(tuple(maps), x.dtype, *device_of(x))
 
 
 def resample(x: Array, maps: Sequence[AxisMap]) -> Array:

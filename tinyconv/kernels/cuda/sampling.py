@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 
+from tinyconv.geometry import Sizes
 from tinyconv.kernels.arrays import Array, array_module
-from tinyconv.kernels.cuda.launcher import PLANES, blocks_for, contiguous, launch
+from tinyconv.kernels.corners import NEIGHBOURS, first_neighbour, weights
+from tinyconv.kernels.cuda.launcher import PLANES, blocks_for, contiguous, device_of, launch
+
+_PADDING = {"zeros": 0, "border": 1, "reflection": 2}
+_GRID = np.dtype(
+    [(n, np.int32) for n in ("rank", "padding", "align", "first", "d", "h", "w", "order_d", "order_h", "order_w")]
+)
+
+
+@lru_cache(maxsize=64)
+def _coefficients(mode: str, order: tuple[int, ...], dtype: np.dtype[Any], xp: Any, device: int | None) -> Array:
+    """(rank, neighbours, 4) of the polynomials of the weights, copied to the device once."""
+    found = np.zeros((len(order), len(weights(mode, 0)), 4), dtype)
+    for axis, d in enumerate(order):
+        rows = weights(mode, d)
+        found[axis, :, : rows.shape[1]] = rows
+    return xp.asarray(found)
+
+
+def corners(
+    grid: Array, size: Sizes, mode: str, padding_mode: str, align_corners: bool, order: Sequence[int]
+) -> tuple[Array, Array]:
+    """grid (N, L, rank) to weights and flat indices (N, K, L)."""
+    xp, grid, (N, L, rank) = array_module(grid), contiguous(grid), grid.shape
+    coefficients = _coefficients(mode, tuple(order), grid.dtype, *device_of(grid))
+    K = len(NEIGHBOURS[mode]) ** rank
+    w, at = xp.empty((N, K, L), grid.dtype), xp.empty((N, K, L), np.int64)
+    ones = (1,) * (3 - rank)
+    first = first_neighbour(mode)
+    how = (rank, _PADDING[padding_mode], align_corners, first, *ones, *size, *(0 for _ in ones), *order)
+    args = (grid, coefficients, w, at, N * L, L, np.array(how, _GRID))
+    launch("corners.cu", f"corners_{mode}", blocks_for(N * L), args)
+    return w, at
 
 
 def sample(x: Array, w: Array, at: Array) -> Array:
