@@ -3,18 +3,31 @@
 CuPy's arrays are computed on the GPU. NumPy's arrays are, where ``use_kernels("cuda")`` asks for it, by the same source
 on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compiled kernels, and watched.
 
-    corners.cu  the pixels between which the points of a grid lie
-    direct.cu   convolution and its gradients by their definition
-    maps.cu     resampling, adaptive max pooling, and the gradients of pooling
-    norm.cu     batch, instance, group and layer norm, and their gradients
-    points.cu   sampling at points, and its gradients
-    pool.cu     max and average pooling
-    softmax.cu  softmax, cross-entropy, and their gradients
-    tiled.cu    convolution and its weight gradient as a matrix product with tiles in shared memory
-    window.h    which pixel a tap reads, in front of each of them
-    planes.h    a few planes a thread, likewise
+    corners.cu      the pixels between which the points of a grid lie
+    direct.cu       convolution and its gradients by their definition
+    elementwise.cu  activations and their gradients
+    maps.cu         resampling, adaptive max pooling, and the gradients of pooling
+    norm.cu         batch, instance, group and layer norm, and their gradients
+    points.cu       sampling at points, and its gradients
+    pool.cu         max and average pooling
+    softmax.cu      softmax, cross-entropy, and their gradients
+    tiled.cu        convolution and its weight gradient as a matrix product with tiles in shared memory
+    update.cu       the steps of optimisers
+
+and in front of each of them
+
+    window.h        which pixel a tap reads
+    planes.h        the same result in a few planes a thread
+    four.h          four neighbouring elements a thread
 """
 
+from tinyconv.kernels.cuda.activation import activation as activation
+from tinyconv.kernels.cuda.activation import activation_grad as activation_grad
+from tinyconv.kernels.cuda.activation import erf as erf
+from tinyconv.kernels.cuda.activation import relu as relu
+from tinyconv.kernels.cuda.activation import relu_grad as relu_grad
+from tinyconv.kernels.cuda.activation import sigmoid as sigmoid
+from tinyconv.kernels.cuda.activation import slopes as slopes
 from tinyconv.kernels.cuda.convolution import conv as conv
 from tinyconv.kernels.cuda.convolution import conv_input as conv_input
 from tinyconv.kernels.cuda.convolution import conv_weight as conv_weight
@@ -34,3 +47,6 @@ from tinyconv.kernels.cuda.sampling import corners as corners
 from tinyconv.kernels.cuda.sampling import sample as sample
 from tinyconv.kernels.cuda.sampling import sample_input as sample_input
 from tinyconv.kernels.cuda.sampling import sample_weight as sample_weight
+from tinyconv.kernels.cuda.updating import adam_step as adam_step
+from tinyconv.kernels.cuda.updating import rmsprop_step as rmsprop_step
+from tinyconv.kernels.cuda.updating import sgd_step as sgd_step

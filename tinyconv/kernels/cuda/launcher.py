@@ -15,7 +15,7 @@ from tinyconv.kernels.arrays import Array, array_module
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
 PLANES = 4  # of planes.h
-HEADERS = ("window.h", "planes.h")  # in front of every kernel's source
+HEADERS = ("window.h", "planes.h", "four.h")  # in front of every kernel's source
 
 #: What a kernel's source calls REAL.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
