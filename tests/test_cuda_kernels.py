@@ -29,7 +29,8 @@ FILES = sorted(path.name for path in Path(launcher.__file__).parent.glob("*.cu")
 
 #: Registers a thread, so that a multiprocessor of 65,536 holds 1,024 threads; 900 where each has 16 and more numbers of
 #: float64, and 512 where it makes 4 x 4 results. Bytes of shared memory a block.
-REGISTERS = dict.fromkeys(FILES, 64) | {"corners.cu": 72, "maps.cu": 72, "update.cu": 72, "tiled.cu": 128}
+REGISTERS = dict.fromkeys(FILES, 64) | dict.fromkeys(("corners.cu", "maps.cu", "norm.cu", "update.cu"), 72)
+REGISTERS["tiled.cu"] = 128
 SHARED = 48 << 10
 
 
@@ -153,7 +154,7 @@ def test_the_norms_of_networks_lie_as_the_kernels_want_them() -> None:
     assert [block(weight, shape) for _, weight in (batch, instance, layer)] == [(30, 8), (30, 8), (1, 240)]
     assert layout((4, 2, 4, 30), (2, 3)) == (1, 8, 120)  # group norm: (N, G, C/G, pixels), a weight a channel
     assert block((1, 2, 4, 1), (4, 2, 4, 30)) == (30, 8)
-    assert block((1, 1, 1, 1), shape) == (1, 1)
+    assert block((1, 1, 1, 1), shape) == (960, 1)
     assert layout(shape, (1, 3)) is None and block((4, 1, 5, 1), shape) is None  # left to the array code
 
 
@@ -167,4 +168,5 @@ def test_norms_run_in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     with kernels.use_kernels("cuda"):
         y, mean, var = kernels.normalise(x, w, w, (0, 2), 1e-5)
         kernels.normalise_grad(y, x, w, mean, var, (0, 2), 1e-5)
-    assert launched == ["statistics", "scale_shift", "gradient_sums", "gradient_input", "gradient_weight"]
+    forward, backward = ["statistics", "join_statistics", "scale_shift"], ["gradient_parts", "join_gradients"]
+    assert launched == [*forward, *backward, "gradient_input"]
