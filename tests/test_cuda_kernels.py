@@ -83,13 +83,13 @@ def test_the_launcher_checks_what_a_gpu_would_misread() -> None:
     indices = np.zeros((1, 1, 3), np.int64)
     window = launcher.window(g)
     with pytest.raises(TypeError, match=r"max_pool: indices must be a C-contiguous numpy.ndarray of int64.*int32"):
-        launcher.launch("pool.cu", "max_pool", 1, (x, y, indices.astype(np.int32), 3, window))
+        launcher.launch("pool.cu", "max_pool", 1, (x, y, indices.astype(np.int32), 1, 3, window))
     with pytest.raises(TypeError, match=r"y must be a C-contiguous.*strides .12, 12, -4"):
-        launcher.launch("pool.cu", "max_pool", 1, (x, y[..., ::-1], indices, 3, window))
-    with pytest.raises(TypeError, match="takes 5 arguments, but 3"):
+        launcher.launch("pool.cu", "max_pool", 1, (x, y[..., ::-1], indices, 1, 3, window))
+    with pytest.raises(TypeError, match="takes 6 arguments, but 3"):
         launcher.launch("pool.cu", "max_pool", 1, (x, y, indices))
     with pytest.raises(OverflowError):
-        launcher.launch("pool.cu", "max_pool", 1, (x, y, indices, 1 << 70, window))
+        launcher.launch("pool.cu", "max_pool", 1, (x, y, indices, 1, 1 << 70, window))
 
 
 @st.composite

@@ -17,7 +17,7 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
 and in front of each of them
 
     window.h        which pixel a tap reads
-    planes.h        the same result in a few planes a thread
+    threads.h       who computes what: elements, planes, teams
     four.h          four neighbouring elements a thread
 """
 

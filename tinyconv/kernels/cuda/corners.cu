@@ -20,8 +20,8 @@ __device__ REAL folded(REAL position, REAL& slope, int size, int padding, int al
     return position < last ? position : last;
 }
 
-// The N neighbours of a point on one axis: pixels (-1 outside of the image) and weights. coefficients: 4 a neighbour, of
-// 1, t, t^2, t^3.
+// The N neighbours of a point on one axis: pixels (-1 outside of the image) and weights. coefficients: 4 a neighbour,
+// of 1, t, t^2, t^3.
 template <int N>
 __device__ void neighbours(REAL x, Grid g, int size, int order, const REAL* coefficients, REAL* weight, int* index) {
     REAL slope = (g.align ? size - 1 : size) * REAL(0.5), unused = 0;

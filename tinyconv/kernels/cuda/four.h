@@ -1,5 +1,5 @@
-// Four neighbouring elements a thread: of float32 they are one load of 16 bytes, and enough loads are on their way to keep
-// a GPU's memory busy.
+// Four neighbouring elements a thread: of float32 they are one load of 16 bytes, and enough loads are on their way to
+// keep a GPU's memory busy.
 
 template <class T> struct alignas(sizeof(T) < 8 ? 4 * sizeof(T) : 16) Four { T at[4]; };
 

@@ -14,8 +14,8 @@ from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
-PLANES = 4  # of planes.h
-HEADERS = ("window.h", "planes.h", "four.h")  # in front of every kernel's source
+PLANES = 4  # of threads.h
+HEADERS = ("window.h", "threads.h", "four.h")  # in front of every kernel's source
 
 #: What a kernel's source calls REAL.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
@@ -48,7 +48,8 @@ def launch(
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
 
     args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
-    window. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
+    struct as its array, or as a tuple of its members. The first array says where it runs. Nothing is launched for no
+    blocks: a result without elements.
     """
     grid = blocks if isinstance(blocks, tuple) else (blocks,)
     if not all(grid):
@@ -66,6 +67,8 @@ def launch(
 def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
     if not p.pointer and p.dtype.names is None:
         return p.dtype.type(arg)  # OverflowError for a size that does not fit
+    if isinstance(arg, tuple):
+        return np.array(tuple(arg), p.dtype)
     kind = kind if p.pointer else np.ndarray  # a struct is a NumPy array of one element on a GPU as well
     if not isinstance(arg, kind) or arg.dtype != p.dtype or not arg.flags.c_contiguous:
         raise TypeError(
@@ -110,6 +113,6 @@ def blocks_for(elements: int) -> int:
 
 
 def over_planes(file: str, name: str, arrays: tuple[Array, ...], planes: int, window: np.ndarray[Any, Any]) -> None:
-    """Launch a kernel of which a thread makes one element of the last array in each of a few planes, see planes.h."""
+    """Launch a kernel of which a thread makes one element of the last array in each of a few planes, see threads.h."""
     tasks = -(-planes // PLANES) * (arrays[-1].size // max(1, planes))
     launch(file, name, blocks_for(tasks), (*arrays, planes, tasks, window))

@@ -12,8 +12,8 @@ struct Run { int first, last; };
 __device__ Run run(const int* table, Map m, int o) {
     return {table[m.ends + o] + m.inputs, table[m.ends + o + 1] + m.inputs};
 }
-__device__ INDEX pixels(Maps m) { return INDEX(m.d.size) * m.h.size * m.w.size; }
-__device__ INDEX outputs(Maps m) { return INDEX(m.d.output) * m.h.output * m.w.output; }
+__device__ INDEX pixels(Maps m) { return (INDEX)m.d.size * m.h.size * m.w.size; }
+__device__ INDEX outputs(Maps m) { return (INDEX)m.d.output * m.h.output * m.w.output; }
 
 // y[c, o] = sum of weight x[c, i] over the triples of o.
 extern "C" __global__ void resample(const REAL* x, const int* table, const REAL* weights, REAL* y, INDEX planes,
@@ -28,7 +28,7 @@ extern "C" __global__ void resample(const REAL* x, const int* table, const REAL*
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th) {
             REAL outer = weights[td] * weights[th];
-            const REAL* row = x + t.plane * image + (INDEX(table[td]) * m.h.size + table[th]) * m.w.size;
+            const REAL* row = x + t.plane * image + ((INDEX)table[td] * m.h.size + table[th]) * m.w.size;
             for (int tw = w.first; tw < w.last; ++tw) {
                 REAL weight = outer * weights[tw];
                 const REAL* pixel = row + table[tw];
@@ -36,7 +36,7 @@ extern "C" __global__ void resample(const REAL* x, const int* table, const REAL*
                     if (p < here) acc[p] += weight * pixel[p * image];
             }
         }
-    INDEX o = (INDEX(t.at.d) * m.h.output + t.at.h) * m.w.output + t.at.w;
+    INDEX o = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
     for (int p = 0; p < PLANES; ++p)
         if (p < here) y[(t.plane + p) * result + o] = acc[p];
 }
@@ -44,7 +44,7 @@ extern "C" __global__ void resample(const REAL* x, const int* table, const REAL*
 // The same for wide windows: `lanes` neighbouring threads, 32 at most, make one output and read its pixels together.
 extern "C" __global__ void resample_wide(const REAL* x, const int* table, const REAL* weights, REAL* y, INDEX elements,
                                          int lanes, Maps m) {
-    INDEX at = INDEX(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes;
+    INDEX at = team_number(lanes);
     bool real = at < elements;  // the others only take part in the exchange
     INDEX o = real ? at : 0;
     int lane = threadIdx.x % lanes, ow = o % m.w.output, oh = o / m.w.output % m.h.output;
@@ -55,15 +55,15 @@ extern "C" __global__ void resample_wide(const REAL* x, const int* table, const 
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th) {
             REAL outer = weights[td] * weights[th];
-            const REAL* row = image + (INDEX(table[td]) * m.h.size + table[th]) * m.w.size;
+            const REAL* row = image + ((INDEX)table[td] * m.h.size + table[th]) * m.w.size;
             for (int tw = w.first + lane; tw < w.last; tw += lanes) acc += outer * weights[tw] * row[table[tw]];
         }
-    for (int step = lanes / 2; step > 0; step /= 2) acc += __shfl_xor_sync(0xffffffff, acc, step);
+    acc = team_sum(acc, lanes);
     if (real && lane == 0) y[at] = acc;
 }
 
-// y[c, o] = the largest pixel that o reads and its flat index. Of equal pixels the first wins; a NaN wins, and of several
-// the last.
+// y[c, o] = the largest pixel that o reads and its flat index. Of equal pixels the first wins; a NaN wins, and of
+// several the last.
 extern "C" __global__ void adaptive_max_pool(const REAL* x, const int* table, REAL* y, long long* indices,
                                              INDEX planes, INDEX tasks, Maps m) {
     INDEX thread = thread_number();
@@ -78,7 +78,7 @@ extern "C" __global__ void adaptive_max_pool(const REAL* x, const int* table, RE
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th)
             for (int tw = w.first; tw < w.last; ++tw) {
-                INDEX i = (INDEX(table[td]) * m.h.size + table[th]) * m.w.size + table[tw];
+                INDEX i = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size + table[tw];
                 for (int p = 0; p < PLANES; ++p) {
                     if (p >= here) continue;
                     REAL value = x[(t.plane + p) * image + i];
@@ -86,13 +86,13 @@ extern "C" __global__ void adaptive_max_pool(const REAL* x, const int* table, RE
                 }
                 first = false;
             }
-    INDEX o = (INDEX(t.at.d) * m.h.output + t.at.h) * m.w.output + t.at.w;
+    INDEX o = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
     for (int p = 0; p < PLANES; ++p)
         if (p < here) y[(t.plane + p) * result + o] = best[p], indices[(t.plane + p) * result + o] = where[p];
 }
 
-// The gradients of the poolings. The maps go from outputs to pixels here: a thread asks the outputs that read its pixel i,
-// always in the same order, without atomics.
+// The gradients of the poolings. The maps go from outputs to pixels here: a thread asks the outputs that read its pixel
+// i, always in the same order, without atomics.
 
 // gx[c, i] = sum of gy[c, o] over the outputs that read pixel i and have chosen it: indices[c, o] = i.
 extern "C" __global__ void scatter_windows(const REAL* gy, const long long* indices, const int* table, REAL* gx,
@@ -102,13 +102,13 @@ extern "C" __global__ void scatter_windows(const REAL* gy, const long long* indi
     Task t = task(thread, m.d.output, m.h.output, m.w.output);
     int here = count(t, planes);
     INDEX given = pixels(m), result = outputs(m);
-    INDEX i = (INDEX(t.at.d) * m.h.output + t.at.h) * m.w.output + t.at.w;
+    INDEX i = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
     Run d = run(table, m.d, t.at.d), h = run(table, m.h, t.at.h), w = run(table, m.w, t.at.w);
     REAL acc[PLANES] = {};
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th)
             for (int tw = w.first; tw < w.last; ++tw) {
-                INDEX o = (INDEX(table[td]) * m.h.size + table[th]) * m.w.size + table[tw];
+                INDEX o = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size + table[tw];
                 for (int p = 0; p < PLANES; ++p) {
                     INDEX from = (t.plane + p) * given + o;
                     if (p < here && indices[from] == i) acc[p] += gy[from];
@@ -131,12 +131,12 @@ extern "C" __global__ void avg_pool_input(const REAL* gy, const int* table, cons
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th)
             for (int tw = w.first; tw < w.last; ++tw) {
-                INDEX o = (INDEX(table[td]) * m.h.size + table[th]) * m.w.size + table[tw];
+                INDEX o = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size + table[tw];
                 REAL share = 1 / divisor[o];
                 for (int p = 0; p < PLANES; ++p)
                     if (p < here) acc[p] += gy[(t.plane + p) * given + o] * share;
             }
-    INDEX i = (INDEX(t.at.d) * m.h.output + t.at.h) * m.w.output + t.at.w;
+    INDEX i = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
     for (int p = 0; p < PLANES; ++p)
         if (p < here) gx[(t.plane + p) * result + i] = acc[p];
 }

@@ -1,35 +1,35 @@
 // Normalisation: y = w (x - mean) / sqrt(var + eps) + b. x is seen as (A, C, L), and the statistics of each c are taken
-// over all a and l: for batch norm C are the channels, for instance, group and layer norm A is 1 and C counts the groups
-// of numbers that are normalised together. The weight of element i is w[i / inner % count]. REAL is float or double.
+// over all a and l: for batch norm C are the channels, for instance, group and layer norm A is 1 and C counts the
+// groups of numbers that are normalised together. The weight of element i is w[i / inner % count]. REAL is float or
+// double.
 //
 // Every pass over x is bound by memory. So the sums of one c are shared out among many teams of threads, whose results
 // a second kernel puts together, always in the same order; and no index is divided inside of a loop.
 
 const int CHUNK = 8;  // numbers that a thread loads before it computes
 
-// The numbers of one team: `count` of them, `step` apart; theirs are statistics c, of which they make part `part`.
+// How a sum over a and l is shared out: `parts` teams for each c. A team of `lanes` threads has a segment of `length`
+// numbers of a row (a, c): neighbouring threads, neighbouring numbers. Where rows are short a team is one thread and
+// has a segment of a column (c, l): neighbours are again beside each other.
+struct Teams { INDEX A, C, L, segments, length, parts; int lanes; };
+
+// The numbers of one team: `count` of them, `step` apart; it makes part `part` of the sum of c.
 struct Team { INDEX start, step, count, c, part; };
 
-// A team of `lanes` threads has a segment of `length` numbers of a row (a, c): neighbouring threads, neighbouring numbers.
-// Where rows are short a team is one thread and has a segment of a column (c, l): neighbours are again beside each other.
-__device__ Team team(INDEX A, INDEX C, INDEX L, INDEX segments, INDEX length, int lanes) {
-    INDEX t = INDEX(blockIdx.x) * (blockDim.x / lanes) + threadIdx.x / lanes, width = C * L;
-    bool columns = lanes == 1;
-    INDEX segment = columns ? t / width : t % segments, line = columns ? t % width : t / segments;
-    INDEX first = segment * length, end = columns ? A : L, most = end > first ? end - first : 0;
-    if (line >= (columns ? width : A * C) || segment >= segments) most = 0;  // no such team
-    INDEX count = most < length ? most : length;
-    if (columns) return {first * width + line, width, count, line / L, segment * L + line % L};
-    return {line * L + first, 1, count, line % C, line / C * segments + segment};
+__device__ Team team(Teams s) {
+    INDEX t = team_number(s.lanes), width = s.C * s.L;
+    bool columns = s.lanes == 1;
+    INDEX segment = columns ? t / width : t % s.segments, line = columns ? t % width : t / s.segments;
+    INDEX first = segment * s.length, end = columns ? s.A : s.L, most = end > first ? end - first : 0;
+    if (line >= (columns ? width : s.A * s.C) || segment >= s.segments) most = 0;  // no such team
+    INDEX count = most < s.length ? most : s.length;
+    if (columns) return {first * width + line, width, count, line / s.L, segment * s.L + line % s.L};
+    return {line * s.L + first, 1, count, line % s.C, line / s.C * s.segments + segment};
 }
 
 // How many of its team's numbers a thread has: every lanes-th.
-__device__ INDEX own_count(Team t, int lane, int lanes) { return t.count > lane ? (t.count - lane - 1) / lanes + 1 : 0; }
-
-// The sum over a team, the same bits in each of its threads.
-template <class T> __device__ T team_sum(T value, int lanes) {
-    for (int step = lanes / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffff, value, step);
-    return value;
+__device__ INDEX own_count(Team t, int lane, int lanes) {
+    return t.count > lane ? (t.count - lane - 1) / lanes + 1 : 0;
 }
 
 // How many numbers, their mean, and the sum of the squares of (x - mean).
@@ -43,13 +43,12 @@ __device__ Moments together(Moments a, Moments b) {
     return {number, a.mean + apart * share, a.squares + b.squares + apart * apart * a.number * share};
 }
 
-// Mean and variance of each c, or where there are several parts their moments, parts (C, P, 3). A thread squares what is
-// left of a few numbers when their own mean is taken off, so that no digits are lost; in float64 it then refers the sums
-// to one shift, the first thread's first mean, which costs less than joining moments.
-extern "C" __global__ void statistics(const REAL* x, double* mean, double* var, double* parts, INDEX A, INDEX C, INDEX L,
-                                      INDEX segments, INDEX length, int lanes, INDEX P) {
-    Team t = team(A, C, L, segments, length, lanes);
-    int lane = threadIdx.x % lanes;
+// Mean and variance of each c, or where there are several parts their moments, parts (C, P, 3). A thread squares what
+// is left of a few numbers when their own mean is taken off, so that no digits are lost; in float64 it then refers the
+// sums to one shift, the first thread's first mean, which costs less than joining moments.
+extern "C" __global__ void statistics(const REAL* x, double* mean, double* var, double* parts, Teams teams) {
+    Team t = team(teams);
+    int lanes = teams.lanes, lane = threadIdx.x % lanes;
     INDEX step = lanes * t.step, own = own_count(t, lane, lanes), done = 0;
     const REAL* from = x + t.start + lane * t.step;
     double sum = 0, squares = 0;
@@ -74,10 +73,10 @@ extern "C" __global__ void statistics(const REAL* x, double* mean, double* var, 
     sum = team_sum(sum, lanes), squares = team_sum(squares, lanes);
     if (lane || !t.count) return;
     double apart = sum / t.count, rest = squares - sum * apart;
-    if (P == 1) {
+    if (teams.parts == 1) {
         mean[t.c] = shift + apart, var[t.c] = rest < 0 ? 0 : rest / t.count;
     } else {
-        double* to = parts + (t.c * P + t.part) * 3;
+        double* to = parts + (t.c * teams.parts + t.part) * 3;
         to[0] = t.count, to[1] = shift + apart, to[2] = rest;
     }
 }
@@ -108,30 +107,33 @@ __device__ Scale scale(double mean, double var, double eps) {
 }
 __device__ REAL normalised(REAL x, Scale s) { return (x - s.centre - s.rest) * s.factor; }
 
-// f(j, c, k, fresh) for the four elements i + j: their statistics c, their weight k, and whether c is another than before.
-template <class F> __device__ void walk(INDEX i, INDEX C, INDEX L, INDEX inner, INDEX count, F f) {
-    INDEX row = i / L, l = i - row * L, c = row % C, r = l, k = c;
-    if (L != inner || C != count) row = i / inner, r = i - row * inner, k = row % count;
-    if (L % 4 == 0 && inner % 4 == 0) {
+// How statistics and weights lie: element i has those of i / size % groups and of i / inner % count.
+struct Layout { INDEX groups, size, inner, count; };
+
+// f(j, c, k, fresh) for the four elements i + j: their statistics c, their weight k, and whether c is another than
+// before.
+template <class F> __device__ void walk(INDEX i, Layout at, F f) {
+    INDEX row = i / at.size, l = i - row * at.size, c = row % at.groups, r = l, k = c;
+    if (at.size != at.inner || at.groups != at.count) row = i / at.inner, r = i - row * at.inner, k = row % at.count;
+    if (at.size % 4 == 0 && at.inner % 4 == 0) {
         for (int j = 0; j < 4; ++j) f(j, c, k, j == 0);
         return;
     }
     for (int j = 0; j < 4; ++j) {
         f(j, c, k, j == 0 || l == 0);
-        if (++l == L) l = 0, c = c + 1 == C ? 0 : c + 1;
-        if (++r == inner) r = 0, k = k + 1 == count ? 0 : k + 1;
+        if (++l == at.size) l = 0, c = c + 1 == at.groups ? 0 : c + 1;
+        if (++r == at.inner) r = 0, k = k + 1 == at.count ? 0 : k + 1;
     }
 }
 
 // y, four elements a thread.
 extern "C" __global__ void scale_shift(const REAL* x, const double* mean, const double* var, const REAL* w,
-                                       const REAL* b, REAL* y, INDEX n, INDEX C, INDEX L, INDEX inner, INDEX count,
-                                       double eps) {
+                                       const REAL* b, REAL* y, INDEX n, Layout at, double eps) {
     INDEX i = 4 * thread_number();
     if (i >= n) return;
     Four<REAL> four = load(x, i, n);
     Scale s;
-    walk(i, C, L, inner, count, [&](int j, INDEX c, INDEX k, bool fresh) {
+    walk(i, at, [&](int j, INDEX c, INDEX k, bool fresh) {
         if (fresh) s = scale(mean[c], var[c], eps);
         four.at[j] = normalised(four.at[j], s) * w[k] + b[k];
     });
@@ -150,19 +152,17 @@ __device__ void advance(Cursor& c) {
     if (c.at >= c.count) c.at -= c.count;
 }
 
-// parts (C, P, 2): of each team the sums of g and of g n, n the normalised x. Here A, C and L are those of the sum, which
-// may be that of a weight; the statistics of element i are those of i / size % groups, and with MOVING not the same for
-// all elements of a team. WEIGHTED: g w for g.
+// parts (C, parts, 2): of each team the sums of g and of g n, n the normalised x. The teams may be those of the
+// weights; with MOVING the statistics are not the same for all elements of a team. WEIGHTED: g w for g.
 template <bool WEIGHTED, bool MOVING>
-__device__ void add_up(const REAL* g, const REAL* x, const double* mean, const double* var, const REAL* w, double* parts,
-                       INDEX A, INDEX C, INDEX L, INDEX segments, INDEX length, int lanes, INDEX P, INDEX groups,
-                       INDEX size, INDEX inner, INDEX count, double eps) {
-    Team t = team(A, C, L, segments, length, lanes);
-    int lane = threadIdx.x % lanes;
+__device__ void add_up(const REAL* g, const REAL* x, const double* mean, const double* var, const REAL* w,
+                       double* parts, Teams teams, Layout at, double eps) {
+    Team t = team(teams);
+    int lanes = teams.lanes, lane = threadIdx.x % lanes;
     INDEX step = lanes * t.step, i = t.start + lane * t.step, own = own_count(t, lane, lanes);
-    Cursor of = MOVING ? cursor(i, step, size, groups) : Cursor();
-    Cursor by = WEIGHTED ? cursor(i, step, inner, count) : Cursor();
-    INDEX c = i / size % groups;
+    Cursor of = MOVING ? cursor(i, step, at.size, at.groups) : Cursor();
+    Cursor by = WEIGHTED ? cursor(i, step, at.inner, at.count) : Cursor();
+    INDEX c = i / at.size % at.groups;
     Scale s = scale(mean[c], var[c], eps);
     double first = 0, second = 0;
     for (INDEX done = 0; done < own; done += CHUNK, i += CHUNK * step) {
@@ -180,30 +180,25 @@ __device__ void add_up(const REAL* g, const REAL* x, const double* mean, const d
         first += plain, second += product;
     }
     first = team_sum(first, lanes), second = team_sum(second, lanes);
-    if (lane == 0 && t.count) parts[(t.c * P + t.part) * 2] = first, parts[(t.c * P + t.part) * 2 + 1] = second;
+    double* to = parts + (t.c * teams.parts + t.part) * 2;
+    if (lane == 0 && t.count) to[0] = first, to[1] = second;
 }
 
 extern "C" __global__ void gradient_parts(const REAL* g, const REAL* x, const double* mean, const double* var,
-                                          const REAL* w, double* parts, INDEX A, INDEX C, INDEX L, INDEX segments,
-                                          INDEX length, int lanes, INDEX P, INDEX groups, INDEX size, INDEX inner,
-                                          INDEX count, double eps) {
-    add_up<false, false>(g, x, mean, var, w, parts, A, C, L, segments, length, lanes, P, groups, size, inner, count, eps);
+                                          const REAL* w, double* parts, Teams teams, Layout at, double eps) {
+    add_up<false, false>(g, x, mean, var, w, parts, teams, at, eps);
 }
 extern "C" __global__ void gradient_parts_moving(const REAL* g, const REAL* x, const double* mean, const double* var,
-                                                 const REAL* w, double* parts, INDEX A, INDEX C, INDEX L,
-                                                 INDEX segments, INDEX length, int lanes, INDEX P, INDEX groups,
-                                                 INDEX size, INDEX inner, INDEX count, double eps) {
-    add_up<false, true>(g, x, mean, var, w, parts, A, C, L, segments, length, lanes, P, groups, size, inner, count, eps);
+                                                 const REAL* w, double* parts, Teams teams, Layout at, double eps) {
+    add_up<false, true>(g, x, mean, var, w, parts, teams, at, eps);
 }
 extern "C" __global__ void gradient_parts_weighted(const REAL* g, const REAL* x, const double* mean, const double* var,
-                                                   const REAL* w, double* parts, INDEX A, INDEX C, INDEX L,
-                                                   INDEX segments, INDEX length, int lanes, INDEX P, INDEX groups,
-                                                   INDEX size, INDEX inner, INDEX count, double eps) {
-    add_up<true, false>(g, x, mean, var, w, parts, A, C, L, segments, length, lanes, P, groups, size, inner, count, eps);
+                                                   const REAL* w, double* parts, Teams teams, Layout at, double eps) {
+    add_up<true, false>(g, x, mean, var, w, parts, teams, at, eps);
 }
 
-// db and dw[c] = the sums of parts; sums[c] = the same, with `weighted` each times its weight. The parts (count, P, 2) are
-// those of rows of x, `segments` of each; c has `runs` rows, one after the other, in each a. A warp each c.
+// db and dw[c] = the sums of parts; sums[c] = the same, with `weighted` each times its weight. The parts (count, P, 2)
+// are those of rows of x, `segments` of each; c has `runs` rows, one after the other, in each a. A warp each c.
 extern "C" __global__ void join_gradients(const REAL* w, const double* parts, double* sums, REAL* dw, REAL* db, INDEX C,
                                           INDEX A, INDEX runs, INDEX segments, INDEX P, INDEX count, int weighted) {
     INDEX c = thread_number() / 32;
@@ -225,14 +220,14 @@ struct Means { REAL plain, product; };
 
 // dx = (g w - mean(g w) - n mean(g w n)) / sqrt(var + eps), four elements a thread; share = 1 / the numbers of each c.
 extern "C" __global__ void gradient_input(const REAL* g, const REAL* x, const double* mean, const double* var,
-                                          const REAL* w, const double* sums, REAL* dx, INDEX n, INDEX C, INDEX L,
-                                          INDEX inner, INDEX count, double share, double eps) {
+                                          const REAL* w, const double* sums, REAL* dx, INDEX n, Layout at,
+                                          double share, double eps) {
     INDEX i = 4 * thread_number();
     if (i >= n) return;
     Four<REAL> given = load(g, i, n), four = load(x, i, n);
     Scale s;
     Means m;
-    walk(i, C, L, inner, count, [&](int j, INDEX c, INDEX k, bool fresh) {
+    walk(i, at, [&](int j, INDEX c, INDEX k, bool fresh) {
         if (fresh) {
             s = scale(mean[c], var[c], eps);
             m = {REAL(sums[2 * c] * share), REAL(sums[2 * c + 1] * share)};

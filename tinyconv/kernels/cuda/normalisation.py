@@ -18,13 +18,14 @@ _WARPS, _COLUMNS = 4096, 65536
 
 
 class Teams(NamedTuple):
-    """How a sum over (A, C, L) is shared out: see ``team`` in norm.cu."""
+    """How a sum over (A, C, L) is shared out: see norm.cu."""
 
     A: int
     C: int
     L: int
     segments: int
     length: int
+    parts: int
     lanes: int
 
     @property
@@ -33,11 +34,6 @@ class Teams(NamedTuple):
         lines = self.C * self.L if self.lanes == 1 else self.A * self.C
         return blocks_for(lines * self.segments * self.lanes)
 
-    @property
-    def parts(self) -> int:
-        """Teams of each c."""
-        return self.segments * (self.L if self.lanes == 1 else self.A)
-
 
 def _teams(A: int, C: int, L: int) -> Teams:
     if C == 1:
@@ -45,7 +41,8 @@ def _teams(A: int, C: int, L: int) -> Teams:
     columns = L < _SHORT and (A >= _DEEP or L < 8 and A > 1)
     line, most = (A, min(_COLUMNS // (C * L), A // 16)) if columns else (L, min(_WARPS // (A * C), L // 512))
     length = -(-line // max(1, most))
-    return Teams(A, C, L, -(-line // length), length, 1 if columns else 8 if length < _SHORT else 32)
+    segments, lanes = -(-line // length), 1 if columns else 8 if length < _SHORT else 32
+    return Teams(A, C, L, segments, length, segments * (L if columns else A), lanes)
 
 
 def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
@@ -57,13 +54,12 @@ def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: 
     (_, C, L), teams = layout, _teams(*layout)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     mean, var, y = xp.empty(kept, np.float64), xp.empty(kept, np.float64), xp.empty(x.shape, x.dtype)
-    P = teams.parts
-    parts = mean if P == 1 else xp.empty((C, P, 3), np.float64)
-    launch("norm.cu", "statistics", teams.blocks, (x, mean, var, parts, *teams, P))
-    if P > 1:
-        launch("norm.cu", "join_statistics", blocks_for(32 * C), (parts, mean, var, C, P))
+    parts = mean if teams.parts == 1 else xp.empty((C, teams.parts, 3), np.float64)
+    launch("norm.cu", "statistics", teams.blocks, (x, mean, var, parts, teams))
+    if teams.parts > 1:
+        launch("norm.cu", "join_statistics", blocks_for(32 * C), (parts, mean, var, C, teams.parts))
     weight, bias = (contiguous(a.astype(x.dtype, copy=False)) for a in (weight, bias))
-    args = (x, mean, var, weight, bias, y, x.size, C, L, *scaled, eps)
+    args = (x, mean, var, weight, bias, y, x.size, (C, L, *scaled), eps)
     launch("norm.cu", "scale_shift", blocks_for(-(-x.size // 4)), args)
     return y, mean, var
 
@@ -83,7 +79,7 @@ def normalise_grad(
 
     def add_up(teams: Teams, kind: str) -> Array:
         parts = xp.empty((teams.C, teams.parts, 2), np.float64)
-        args = (*given, parts, *teams, teams.parts, *how, eps)
+        args = (*given, parts, teams, how, eps)
         launch("norm.cu", "gradient_parts" + kind, teams.blocks, args)
         return parts
 
@@ -105,9 +101,9 @@ def normalise_grad(
         teams = _teams(A, C, L)
         sums = join(add_up(teams, "_weighted"), C, 1, 1, teams.parts, C, False)[0]
     dx = xp.empty(x.shape, x.dtype)
-    args = (*given, sums, dx, x.size, *how, C / x.size, eps)
+    args = (*given, sums, dx, x.size, how, C / x.size, eps)
     launch("norm.cu", "gradient_input", blocks_for(-(-x.size // 4)), args)
-    return dx, *(a.reshape(weight.shape).astype(dtype, copy=False) for a in (dw, db))  # type: ignore[return-value]
+    return dx, *(a.reshape(weight.shape).astype(dtype, copy=False) for a in (dw, db))
 
 
 def _layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int, int] | None:

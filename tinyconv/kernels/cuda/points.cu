@@ -1,5 +1,5 @@
-// Sampling an image at points, each made of K corners: pixel at[n, k, o] (-1: none) with the weight w[n, k, o]. A thread
-// has a few channels (PLANES of planes.h), for which index and weight are read once. REAL is float or double.
+// Sampling an image at points, each made of K corners: pixel at[n, k, o] (-1: none) with the weight w[n, k, o]. A
+// thread has a few channels (PLANES of threads.h), for which index and weight are read once. REAL is float or double.
 
 // y[n, c, o] = sum over k of w[n, k, o] x[n, c, at[n, k, o]], x (N, C, P) to y (N, C, L).
 extern "C" __global__ void sample(const REAL* x, const REAL* w, const long long* at, REAL* y, INDEX tasks, int C, int K,
@@ -32,8 +32,8 @@ extern "C" __global__ void sample_weight(const REAL* x, const REAL* gy, const lo
     gw[corner] = acc;
 }
 
-// gx[n, c, i] = sum of w gy[n, c, o] over the corners at pixel i. `order` lists all corners of all images sorted by their
-// pixel, those of pixel j = n P + i from ends[j] up to ends[j + 1]: without atomics, always in the same order.
+// gx[n, c, i] = sum of w gy[n, c, o] over the corners at pixel i. `order` lists all corners of all images sorted by
+// their pixel, those of pixel j = n P + i from ends[j] up to ends[j + 1]: without atomics, always in the same order.
 extern "C" __global__ void sample_input(const REAL* gy, const REAL* w, const long long* order, const long long* ends,
                                         REAL* gx, INDEX tasks, int C, int K, INDEX P, INDEX L) {
     INDEX thread = thread_number();

@@ -1,4 +1,4 @@
-// Pooling over windows of three axes, see window.h. A thread makes one result in each of a few planes, see planes.h.
+// Pooling over windows of three axes, see window.h. A thread makes one result in each of a few planes, see threads.h.
 // REAL is float or double. The gradients are gathered through lists: maps.cu.
 
 // y[c, o] = the largest pixel of the window and its flat index in the image. Of equal pixels the first wins; a NaN
@@ -17,7 +17,7 @@ extern "C" __global__ void max_pool(const REAL* x, REAL* y, long long* indices, 
         for (int kh = 0; kh < g.h.kernel; ++kh) {
             int d = pixel(g.d, t.at.d, kd), h = pixel(g.h, t.at.h, kh);
             if (d < 0 || h < 0) continue;
-            INDEX row = (INDEX(d) * g.h.size + h) * g.w.size;
+            INDEX row = ((INDEX)d * g.h.size + h) * g.w.size;
             for (int kw = 0; kw < g.w.kernel; ++kw) {
                 int w = pixel(g.w, t.at.w, kw);
                 if (w < 0) continue;
@@ -29,7 +29,7 @@ extern "C" __global__ void max_pool(const REAL* x, REAL* y, long long* indices, 
                 first = false;
             }
         }
-    INDEX o = (INDEX(t.at.d) * g.h.output + t.at.h) * g.w.output + t.at.w;
+    INDEX o = ((INDEX)t.at.d * g.h.output + t.at.h) * g.w.output + t.at.w;
     for (int p = 0; p < PLANES; ++p)
         if (p < here) y[(t.plane + p) * result + o] = best[p], indices[(t.plane + p) * result + o] = where[p];
 }
@@ -46,7 +46,7 @@ extern "C" __global__ void avg_pool(const REAL* x, const REAL* divisor, REAL* y,
         for (int kh = 0; kh < g.h.kernel; ++kh) {
             int d = pixel(g.d, t.at.d, kd), h = pixel(g.h, t.at.h, kh);
             if (d < 0 || h < 0) continue;
-            const REAL* row = x + t.plane * image + (INDEX(d) * g.h.size + h) * g.w.size;
+            const REAL* row = x + t.plane * image + ((INDEX)d * g.h.size + h) * g.w.size;
             for (int kw = 0; kw < g.w.kernel; ++kw) {
                 int w = pixel(g.w, t.at.w, kw);
                 if (w < 0) continue;
@@ -54,7 +54,7 @@ extern "C" __global__ void avg_pool(const REAL* x, const REAL* divisor, REAL* y,
                     if (p < here) acc[p] += row[p * image + w];
             }
         }
-    INDEX o = (INDEX(t.at.d) * g.h.output + t.at.h) * g.w.output + t.at.w;
+    INDEX o = ((INDEX)t.at.d * g.h.output + t.at.h) * g.w.output + t.at.w;
     for (int p = 0; p < PLANES; ++p)
         if (p < here) y[(t.plane + p) * result + o] = acc[p] / divisor[o];
 }
