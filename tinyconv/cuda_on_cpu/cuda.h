@@ -50,6 +50,11 @@ using std::log;
 using std::sqrt;
 using std::tanh;
 using std::fabs;
+using std::erf;
+using std::expm1;
+using std::log1p;
+using std::floor;
+using std::rint;
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }

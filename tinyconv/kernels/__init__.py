@@ -266,12 +266,14 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     return kernel("max_pool", x)(x, g)
 
 
-def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
+def scatter_windows(gy: Array, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> Array:
     """gx[n, c, i] = sum of gy[n, c, o] over the o with indices[n, c, o] = i: the gradient of max pooling.
 
-    gy and indices (N, C, *O) to gx (N, C, *size); indices are flat within *size, as max_pool gives them.
+    gy and indices (N, C, *O) to gx (N, C, *size); indices are flat within *size, as max_pool gives them. ``windows``:
+    the maps, one an axis, by which outputs read the pixels that they may have chosen: a GPU then asks few of them;
+    None where any output may name any pixel. What an output names beyond its window need not be found.
     """
-    return kernel("scatter_windows", gy)(gy, indices, size)
+    return kernel("scatter_windows", gy)(gy, indices, size, windows)
 
 
 def avg_pool(x: Array, g: Geometry, divisor: Array) -> Array:

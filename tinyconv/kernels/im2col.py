@@ -239,8 +239,8 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     return y, indices
 
 
-def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
-    """Each element of gy (N, C, *O) added to the pixel at its flat index."""
+def scatter_windows(gy: Array, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> Array:
+    """Each element of gy (N, C, *O) added to the pixel at its flat index, always in the same order."""
     xp = array_module(gy, indices)
     images, channels = gy.shape[:2]
     plane = prod(size)

@@ -214,7 +214,7 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     return y, indices
 
 
-def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
+def scatter_windows(gy: Array, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> Array:
     """gy and indices (N, C, *O) to gx (N, C, *size): each element added to the pixel at its index."""
     gy = native(gy)
     gx = np.zeros((*gy.shape[:2], *size), object)

@@ -14,7 +14,7 @@ from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.gpu import one_device, require
 from tinyconv.geometry import Geometry, Size, Sizes, as_axes, transposed_geometry, window_geometry
 from tinyconv.kernels.arrays import Array, array_module, table
-from tinyconv.kernels.axismap import AxisMap
+from tinyconv.kernels.axismap import AxisMap, window_maps
 from tinyconv.kernels.scatter import lasts_at
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import where
@@ -56,7 +56,7 @@ class MaxPool(Function):
         return y, indices
 
     def backward(self, gy: Tensor, _: Tensor) -> Tensor:
-        return AddToPixels(self.kept[0], self.g.size)(gy)
+        return AddToPixels(self.kept[0], self.g.size, window_maps(self.g))(gy)
 
 
 class AdaptiveMaxPool(Function):
@@ -71,7 +71,7 @@ class AdaptiveMaxPool(Function):
         return y, indices
 
     def backward(self, gy: Tensor, _: Tensor) -> Tensor:
-        return AddToPixels(self.kept[0], tuple(m.size for m in self.maps))(gy)
+        return AddToPixels(self.kept[0], tuple(m.size for m in self.maps), self.maps)(gy)
 
 
 def _max_result(pooled: tuple[Tensor, Tensor], unbatched: bool, return_indices: bool) -> Any:
@@ -160,7 +160,7 @@ class Unpool(Function):
         return lasts_at(at.reshape(-1), y.reshape(-1), planes * plane).reshape(*y.shape[:2], *self.size)
 
     def backward(self, g: Tensor) -> Tensor:
-        return TakePixels(self.indices, self.size)(g)
+        return TakePixels(self.indices, self.size, None)(g)
 
 
 def _max_unpool(

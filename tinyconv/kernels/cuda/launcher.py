@@ -16,17 +16,24 @@ from tinyconv.kernels.arrays import Array, array_module
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
 MOST_BLOCKS = 65535  # on the axes y and z of a grid
+PLANES = 4  # of threads.h
+HEADERS = ("window.h", "threads.h", "four.h")  # in front of every kernel's source
 
 #: What a kernel's source calls REAL.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
+#: What it calls INDEX, a number of elements: a GPU divides 32 bits several times faster, and few arrays need more.
+INDEX, WIDE_INDEX = "unsigned", "unsigned long long"
+_NARROW = 1 << 31  # elements of an array, below which INDEX does
+
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
-def source(file: str, dtype: np.dtype[Any]) -> str:
-    """The source of kernels for arrays of ``dtype``, window.h in front and the headers that it includes in place."""
-    text = f"{_text('window.h')}\n{_text(file)}"
-    return _INCLUDE.sub(lambda found: _text(found[1]), text).replace("REAL", REALS[dtype])
+def source(file: str, dtype: np.dtype[Any], index: str = INDEX) -> str:
+    """The source of kernels for arrays of ``dtype``, the headers in front and those that it includes in place."""
+    text = "\n".join(map(_text, (*HEADERS, file)))
+    text = _INCLUDE.sub(lambda found: _text(found[1]), text)
+    return text.replace("REAL", REALS[dtype]).replace("INDEX", index)
 
 
 def _text(file: str) -> str:
@@ -34,9 +41,9 @@ def _text(file: str) -> str:
 
 
 @cache
-def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
+def _kernel(file: str, name: str, dtype: np.dtype[Any], index: str, on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
     """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
-    code = source(file, dtype)
+    code = source(file, dtype, index)
     if on_gpu:
         import cupy
 
@@ -50,14 +57,16 @@ def launch(
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
 
     args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
-    window. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
+    struct as its array, or as a tuple of its members. The first array says where it runs. Nothing is launched for no
+    blocks: a result without elements.
     """
     grid = blocks if isinstance(blocks, tuple) else (blocks,)
     if not all(grid):
         return
     array = args[0]
     on_gpu = array_module(array) is not np
-    kernel, parameters = _kernel(file, name, array.dtype, on_gpu)
+    index = INDEX if all(getattr(a, "size", 0) < _NARROW for a in args) else WIDE_INDEX
+    kernel, parameters = _kernel(file, name, array.dtype, index, on_gpu)
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
@@ -67,6 +76,8 @@ def launch(
 def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
     if not p.pointer and p.dtype.names is None:
         return p.dtype.type(arg)  # OverflowError for a size that does not fit
+    if isinstance(arg, tuple):
+        return np.array(tuple(arg), p.dtype)
     kind = kind if p.pointer else np.ndarray  # a struct is a NumPy array of one element on a GPU as well
     if not isinstance(arg, kind) or arg.dtype != p.dtype or not arg.flags.c_contiguous:
         raise TypeError(
@@ -99,6 +110,12 @@ def contiguous(array: Array) -> Array:
     return xp.ascontiguousarray(array)
 
 
+def device_of(array: Array) -> tuple[Any, int | None]:
+    """The array module and the number of the GPU: where a table must lie that a kernel reads beside ``array``."""
+    xp = array_module(array)
+    return xp, None if xp is np else array.device.id
+
+
 def blocks_for(elements: int) -> int:
     """So many that each element has a thread."""
     return -(-elements // THREADS)
@@ -112,3 +129,9 @@ def side_by_side(lanes: int, rows: int) -> tuple[tuple[int, int, int], int]:
     threads = min(THREADS, -(-lanes // 32) * 32)
     deep = -(-rows // MOST_BLOCKS)
     return (-(-lanes // threads), -(-rows // max(1, deep)), deep), threads
+
+
+def over_planes(file: str, name: str, arrays: tuple[Array, ...], planes: int, window: np.ndarray[Any, Any]) -> None:
+    """Launch a kernel of which a thread makes one element of the last array in each of a few planes, see threads.h."""
+    tasks = -(-planes // PLANES) * (arrays[-1].size // max(1, planes))
+    launch(file, name, blocks_for(tasks), (*arrays, planes, tasks, window))
