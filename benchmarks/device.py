@@ -25,6 +25,7 @@ from benchmarks.steps import APART
 from benchmarks.training import copy_weights
 from tinyconv import kernels
 from tinyconv.geometry import window_geometry
+from tinyconv.kernels.axismap import window_maps
 from tinyconv.kernels.cuda import convolution
 
 #: Convolutions of ResNet-18, MobileNet, a U-Net and a 3D U-Net, with the batch.
@@ -87,11 +88,12 @@ def nvidia() -> Gpu:
 
 
 class Pool:
-    """Random numbers on the GPU, of which each call takes the next."""
+    """Random numbers on the GPU, of which each call takes the next: the same million over and over, never zeros."""
 
     def __init__(self, gpu: Gpu, megabytes: int) -> None:
         self.gpu = gpu
-        self.numbers = gpu.xp.random.standard_normal(megabytes << 18, dtype=np.float32)
+        some = gpu.xp.asarray(np.random.default_rng(0).standard_normal(1 << 20, np.float32))
+        self.numbers = gpu.xp.tile(some, max(1, megabytes >> 2))
         self.next = 0
 
     def take(self, shape: tuple[int, ...]) -> Any:
@@ -139,12 +141,11 @@ def torchs(precision: str) -> Any:
 # Ceilings
 
 
-def ceilings(gpu: Gpu, size: int = 8192, megabytes: int = 1024) -> dict[str, float]:
+def ceilings(gpu: Gpu, pool: Pool, size: int = 8192) -> dict[str, float]:
     """A copy in bytes read and written a second, and matrix products of each precision in FLOP/s: the best of ten."""
-    xp = gpu.xp
-    source, target = xp.ones(megabytes << 18, np.float32), xp.empty(megabytes << 18, np.float32)
-    a, b = (xp.random.standard_normal((size, size), dtype=np.float32) for _ in range(2))
-    found = {"copy": 2 * source.nbytes / _best(gpu, lambda: xp.copyto(target, source))}
+    source, target = (gpu.share(pool.take((pool.numbers.size // 4,))).clone() for _ in range(2))
+    a, b = pool.take((size, size)), pool.take((size, size))
+    found = {"copy": 2 * source.nbytes / _best(gpu, lambda: target.copy_(source))}
     for precision in PRECISIONS:
         left, right = gpu.share(a), gpu.share(b)
         if precision == "bf16":
@@ -285,6 +286,7 @@ def bandwidth_sides(gpu: Gpu, pool: Pool, n: int) -> dict[str, tuple[int, Run, R
     share, xp = gpu.share, gpu.xp
     size = 4 * prod(shape)
     pooling = window_geometry("benchmarks", (56, 56), (2, 2), 2)
+    maps = window_maps(pooling)
     four = xp.full((28, 28), 4, np.float32)
     _, indices = kernels.max_pool(x(), pooling)
     weight, norm = xp.ones((1, n, 1, 1), np.float32), ((0, 2, 3), 1e-5)
@@ -293,12 +295,21 @@ def bandwidth_sides(gpu: Gpu, pool: Pool, n: int) -> dict[str, tuple[int, Run, R
     t_mean, t_rstd = (share(a.astype(np.float32)).reshape(-1) for a in (mean, 1 / xp.sqrt(var + 1e-5)))
     state = [xp.zeros(shape, np.float32) for _ in range(3)]
     t_state = [[torch.zeros(shape, device=gpu.torch_device)] for _ in range(3)]
-    steps = [[torch.ones((), device=gpu.torch_device)]]
+    steps = [torch.ones((), device=gpu.torch_device)]
     adam = dict(amsgrad=False, beta1=0.9, beta2=0.999, lr=1e-3, weight_decay=0.0, eps=1e-8, maximize=False)
     target, valid = xp.zeros((64, 56 * 56), np.int64), xp.ones((64, 56 * 56), bool)
     factor = valid.astype(np.float32)
     t_target = share(target).reshape(64, 56, 56)
     scores = (64, n, 56 * 56)
+
+    def our_adam() -> Any:
+        kernels.adam_step(state[0], g(), state[1], state[2], None, 1, 1e-3, 0.9, 0.999, 1e-8, 0, False, False)
+        return state[0]
+
+    def torchs_adam() -> torch.Tensor:
+        torch._fused_adam_(t_state[0], [share(g())], t_state[1], t_state[2], [], steps, **adam)
+        return t_state[0][0]
+
     return {
         "relu": (2 * size, lambda: kernels.relu(x()), lambda: F.relu(share(x()))),
         "relu, gradient": (
@@ -325,7 +336,7 @@ def bandwidth_sides(gpu: Gpu, pool: Pool, n: int) -> dict[str, tuple[int, Run, R
         ),
         "max_pool 2x2, gradient": (
             size + 3 * size // 4,
-            lambda: kernels.max_pool_input(half(), indices, pooling),
+            lambda: kernels.scatter_windows(half(), indices, pooling.size, maps),
             lambda: torch.ops.aten.max_pool2d_with_indices_backward(
                 share(half()), share(x()), [2, 2], [2, 2], [0, 0], [1, 1], False, t_indices
             ),
@@ -347,14 +358,21 @@ def bandwidth_sides(gpu: Gpu, pool: Pool, n: int) -> dict[str, tuple[int, Run, R
             lambda: kernels.cross_entropy(pool.take(scores), target, factor, valid),
             lambda: F.cross_entropy(share(x()), t_target, reduction="none"),
         ),
-        "adam": (
-            7 * size,
-            lambda: kernels.adam_step(
-                state[0], g(), state[1], state[2], None, 1, 1e-3, 0.9, 0.999, 1e-8, 0, False, False
-            ),
-            lambda: torch._fused_adam_(t_state[0], [share(g())], t_state[1], t_state[2], [], steps, **adam),
-        ),
+        "adam": (7 * size, our_adam, torchs_adam),
     }
+
+
+def check_operator(gpu: Gpu, pool: Pool, name: str, ours: Run, theirs: Run) -> None:
+    """AssertionError where the two sides, on the same numbers, differ by more than rounding."""
+    results = []
+    for side in (ours, theirs):
+        pool.next = 0
+        result = side()
+        results.append(result[0] if isinstance(result, tuple) else result)
+    found, expected = gpu.share(results[0]).double().reshape(-1), results[1].double().reshape(-1)
+    error = float((found - expected).norm() / expected.norm())
+    if not error <= 1e-5:
+        raise AssertionError(f"{name}: differs from torch by {error:.2g} of the norm.")
 
 
 def run_bandwidth(
@@ -365,6 +383,7 @@ def run_bandwidth(
     sides = bandwidth_sides(gpu, pool, channels)
     with kernels.use_kernels("cuda"), torch.no_grad():
         for name, (moved, ours, theirs) in tqdm(sides.items(), desc="bandwidth", unit="operator"):
+            check_operator(gpu, pool, name, ours, theirs)
             timed = interleaved(gpu, {"tinyconv": ours, "torch": theirs}, 3 if quick else 9)
             rows.append({"operator": name, "bytes": moved, "floor": moved / bounds["copy"], "seconds": timed})
     return rows
@@ -423,8 +442,8 @@ def check_losses(name: str, precision: str, losses: dict[str, list[float]]) -> N
 
 def run(gpu: Gpu, quick: bool, megabytes: int = 4096) -> dict[str, Any]:
     """Everything, with the GPU's name and ceilings."""
-    bounds = ceilings(gpu)
     pool = Pool(gpu, megabytes)
+    bounds = ceilings(gpu, pool)
     return {
         "gpu": gpu.name,
         "ceilings": bounds,
