@@ -9,15 +9,14 @@ __device__ int grid_row() { return blockIdx.z * gridDim.y + blockIdx.y; }
 
 // cols[n, (c, k), o] = x[n, c, pixel(o, k)], 0 for padding. In cols images lie per_image elements apart, rows per_row.
 // A thread an output (oh, ow); rows (n, c, od).
-extern "C" __global__ void unfold(const REAL* __restrict__ x, REAL* __restrict__ cols, int rows, int channels,
-                                  long long per_image, long long per_row, Window g) {
-    unsigned at = blockIdx.x * blockDim.x + threadIdx.x, plane = (unsigned)g.h.output * g.w.output;
-    int row = grid_row();
-    if (at >= plane || row >= rows) return;
+extern "C" __global__ void unfold(const REAL* __restrict__ x, REAL* __restrict__ cols, int lanes, int rows,
+                                  int channels, long long per_image, long long per_row, Window g) {
+    int at = blockIdx.x * blockDim.x + threadIdx.x, row = grid_row();
+    if (at >= lanes || row >= rows) return;
     int oh = at / g.w.output, ow = at % g.w.output;
     int od = row % g.d.output, image = row / g.d.output, c = image % channels, n = image / channels;
     const REAL* from = x + image * pixels(g);
-    REAL* to = cols + n * per_image + (long long)c * taps(g) * per_row + (long long)od * plane + at;
+    REAL* to = cols + n * per_image + (long long)c * taps(g) * per_row + (long long)od * lanes + at;
     int first = ow * g.w.stride - g.w.padding;  // the pixel of the first tap; the next is `dilation` further on
     for (int kd = 0; kd < g.d.kernel; ++kd) {
         int id = pixel(g.d, od, kd);
@@ -47,10 +46,9 @@ __device__ void next(Reader& r) {
 
 // x[n, c, i] = sum over the (o, k) that read i of cols[n, (c, k), o], tap after tap; added to what is there where
 // `more`. A thread a pixel (ih, iw); rows (n, c, id).
-extern "C" __global__ void fold(const REAL* cols, REAL* x, int rows, int more, Window g) {
-    unsigned at = blockIdx.x * blockDim.x + threadIdx.x, plane = (unsigned)g.h.size * g.w.size;
-    int row = grid_row();
-    if (at >= plane || row >= rows) return;
+extern "C" __global__ void fold(const REAL* cols, REAL* x, int lanes, int rows, int more, Window g) {
+    int at = blockIdx.x * blockDim.x + threadIdx.x, row = grid_row();
+    if (at >= lanes || row >= rows) return;
     int id = row % g.d.size, image = row / g.d.size;
     Reader d = first_reader(g.d, id), top = first_reader(g.h, at / g.w.size), left = first_reader(g.w, at % g.w.size);
     const REAL* from = cols + (long long)image * taps(g) * outputs(g);
@@ -65,6 +63,6 @@ extern "C" __global__ void fold(const REAL* cols, REAL* x, int rows, int more, W
                 if (on_line && reads(w)) acc += line[w.output];
         }
     }
-    REAL* to = x + (long long)row * plane + at;
+    REAL* to = x + (long long)row * lanes + at;
     *to = more ? *to + acc : acc;
 }

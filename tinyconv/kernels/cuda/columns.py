@@ -107,7 +107,7 @@ def _tiles(like: Array, channels: int, g: Geometry) -> Iterator[tuple[slice, sli
     """Tiles (images, output rows, their geometry) and a flat array for the columns of each, always the same memory."""
     xp, rows = array_module(like), channels * prod(g.kernel)
     row_bytes = rows * prod(g.output[1:]) * like.dtype.itemsize
-    buffer = like[:0].reshape(-1)
+    buffer = xp.empty(0, like.dtype)
     for batch, outputs, tile in tiles(g, len(like), row_bytes, scratch_limit(xp)):
         size = (batch.stop - batch.start) * rows * prod(tile.output)
         if size > buffer.size:  # the first tile is the largest
@@ -117,14 +117,14 @@ def _tiles(like: Array, channels: int, g: Geometry) -> Iterator[tuple[slice, sli
 
 def _write(x: Array, cols: Array, per_image: int, g: Geometry) -> None:
     """The columns of x (T, C, *I); those of the next image begin ``per_image`` elements further on."""
-    rows = x.shape[0] * x.shape[1] * prod(g.output[:-2])
-    grid, threads = side_by_side(prod(g.output[-2:]), rows)
-    args = (x, cols, rows, x.shape[1], per_image, cols.shape[-1], window(g))
+    lanes, rows = prod(g.output[-2:]), x.shape[0] * x.shape[1] * prod(g.output[:-2])
+    grid, threads = side_by_side(lanes, rows)
+    args = (x, cols, lanes, rows, x.shape[1], per_image, cols.shape[-1], window(g))
     launch("columns.cu", "unfold", grid, args, threads)
 
 
 def _add(cols: Array, x: Array, g: Geometry, more: bool) -> None:
     """cols (T, C * K, P) added up where they come from: x (T, C, *I), or added to it where ``more``."""
-    rows = x.shape[0] * x.shape[1] * prod(g.size[:-2])
-    grid, threads = side_by_side(prod(g.size[-2:]), rows)
-    launch("columns.cu", "fold", grid, (cols, x, rows, more, window(g)), threads)
+    lanes, rows = prod(g.size[-2:]), x.shape[0] * x.shape[1] * prod(g.size[:-2])
+    grid, threads = side_by_side(lanes, rows)
+    launch("columns.cu", "fold", grid, (cols, x, lanes, rows, more, window(g)), threads)

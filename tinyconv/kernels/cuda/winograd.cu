@@ -128,7 +128,7 @@ __device__ int grid_row() { return blockIdx.z * gridDim.y + blockIdx.y; }
 // The elements of a tile, which lie far apart: those of one element of all tiles lie together.
 template <int N> __device__ void store(const REAL (*tile)[N], REAL* to, long long apart) {
     for (int i = 0; i < N; ++i)
-        for (int j = 0; j < N; ++j) to[(i * N + j) * apart] = tile[i][j];
+        for (int j = 0; j < N; ++j, to += apart) *to = tile[i][j];
 }
 
 // N neighbours in a row of an image, for one access to memory: where the array and its rows begin at a multiple of it.
@@ -214,7 +214,7 @@ __device__ REAL summed_up(const REAL* x, const REAL* w, Filters f, int n, Place 
 template <int M>
 __device__ bool outputs(const REAL* p, long long apart, bool vectors, REAL* y, int pitch, int high, int wide) {
     REAL in[M + 2][M + 2], out[M][M], zero = 0;
-    for (int e = 0; e < (M + 2) * (M + 2); ++e) in[e / (M + 2)][e % (M + 2)] = p[e * apart];
+    for (int e = 0; e < (M + 2) * (M + 2); ++e, p += apart) in[e / (M + 2)][e % (M + 2)] = *p;
     sandwich<Outputs<M>>(in, out);
     for (int i = 0; i < M; ++i, y += pitch) {
         Vector<M> row;
