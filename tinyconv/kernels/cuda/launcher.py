@@ -19,16 +19,22 @@ THREADS = 128  # of a block
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
-def source(file: str, dtype: np.dtype[Any]) -> str:
-    """The source of kernels for arrays of ``dtype``, window.h in front."""
+Constants = tuple[tuple[str, int], ...]
+
+
+def source(file: str, dtype: np.dtype[Any], constants: Constants = ()) -> str:
+    """The source of kernels for arrays of ``dtype``, in front of it ``const int NAME = value;`` and window.h."""
+    named = "".join(f"const int {name} = {value};\n" for name, value in constants)
     text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("window.h", file))
-    return text.replace("REAL", REALS[dtype])
+    return named + text.replace("REAL", REALS[dtype])
 
 
 @cache
-def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
+def _kernel(
+    file: str, name: str, dtype: np.dtype[Any], constants: Constants, on_gpu: bool
+) -> tuple[Any, tuple[Parameter, ...]]:
     """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
-    code = source(file, dtype)
+    code = source(file, dtype, constants)
     if on_gpu:
         import cupy
 
@@ -37,9 +43,16 @@ def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[A
 
 
 def launch(
-    file: str, name: str, blocks: int | tuple[int, int, int], args: tuple[Any, ...], threads: int = THREADS
+    file: str,
+    name: str,
+    blocks: int | tuple[int, int, int],
+    args: tuple[Any, ...],
+    threads: int = THREADS,
+    constants: Constants = (),
 ) -> None:
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
+
+    constants: (name, value) of the numbers that the file leaves open; each combination is a kernel of its own.
 
     args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
     window. The first array says where it runs. Nothing is launched for no blocks: a result without elements.
@@ -49,7 +62,7 @@ def launch(
         return
     array = args[0]
     on_gpu = array_module(array) is not np
-    kernel, parameters = _kernel(file, name, array.dtype, on_gpu)
+    kernel, parameters = _kernel(file, name, array.dtype, constants, on_gpu)
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
