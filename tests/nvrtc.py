@@ -1,4 +1,4 @@
-"""NVIDIA's run-time compiler, from its wheel: CUDA C to machine code on a machine without a GPU; and that code's loops."""
+"""NVIDIA's run-time compiler, from its wheel: CUDA C to machine code without a GPU; and what loops that code has."""
 
 from __future__ import annotations
 

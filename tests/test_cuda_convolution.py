@@ -37,14 +37,8 @@ def windows(draw: st.DrawFn, rank: int, largest: int = 3) -> Geometry:
 def layers(draw: st.DrawFn, c_in: tuple[int, ...], c_out: tuple[int, ...]) -> Layer:
     """With so many channels a group: more than a tile, or less."""
     groups = draw(st.sampled_from([1, 1, 2]))
-    g = windows(draw, draw(st.integers(1, 3)))
-    return (
-        draw(st.integers(1, 3)),
-        groups,
-        groups * draw(st.sampled_from(c_in)),
-        groups * draw(st.sampled_from(c_out)),
-        g,
-    )
+    channels = groups * draw(st.sampled_from(c_in)), groups * draw(st.sampled_from(c_out))
+    return draw(st.integers(1, 3)), groups, *channels, windows(draw, draw(st.integers(1, 3)))
 
 
 @st.composite
@@ -185,20 +179,10 @@ def test_nan_and_infinity_are_where_torch_has_them(
 
 def test_every_choice_is_an_algorithm_that_fits() -> None:
     g = window_geometry("test", (56, 56), (3, 3), padding=1)
-    chosen = {
-        (c_in, c_out, groups): convolution.choose("conv", g, 2, c_in, c_out, groups, np.dtype(np.float32))
-        for c_in, c_out, groups in [
-            (64, 64, 1),
-            (32, 32, 32),
-            (32, 64, 32),
-            (1, 8, 1),
-            (3, 64, 1),
-            (64, 64, 16),
-            (1, 64, 1),
-        ]
-    }
-    assert list(chosen.values()) == ["tiled", "depthwise", "depthwise", "direct", "tiled", "direct", "tiled"]
-    assert set(chosen.values()) == set(convolution.ALGORITHMS)
+    layers = [(64, 64, 1), (32, 32, 32), (32, 64, 32), (1, 8, 1), (3, 64, 1), (64, 64, 16), (1, 64, 1)]
+    chosen = [convolution.choose("conv", g, 2, *layer, np.dtype(np.float32)) for layer in layers]
+    assert chosen == ["tiled", "depthwise", "depthwise", "direct", "tiled", "direct", "tiled"]
+    assert set(chosen) == set(convolution.ALGORITHMS)
 
 
 @pytest.mark.parametrize("channels", [(64, 64, 1), (6, 6, 6), (3, 4, 1)])

@@ -23,19 +23,15 @@ emulated = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is he
 
 FILES = sorted(path.name for path in Path(launcher.__file__).parent.glob("*.cu"))
 
-#: Registers a thread: with 64 a multiprocessor of 65,536 holds 1,024 threads. Tiles keep their results there: 8 x 8 of a
-#: thread with 128 registers and 512 threads, or where blocks are small with 168 and 384.
+#: Registers a thread: with 64 a multiprocessor of 65,536 holds 1,024 threads. Tiles keep their results there, up to
+#: 8 x 8 of a thread, with 128 registers and 512 threads, or where blocks are small with 168 and 384.
 REGISTERS = {"depthwise.cu": 64, "direct.cu": 64, "norm.cu": 64, "pack.cu": 64, "pool.cu": 64, "softmax.cu": 64}
 SHARED = 48 << 10  # bytes a block
 
 #: What a file leaves open, each way in which it is compiled, by dtype.
 CONSTANTS = {
     "tiled.cu": lambda dtype: [tile.constants for tile in tiled.TILES[dtype]],
-    "depthwise.cu": lambda dtype: [
-        (("SIZE", 3), ("STRIDE", 1)),
-        (("SIZE", 3), ("STRIDE", 2)),
-        (("SIZE", 0), ("STRIDE", 0)),
-    ],
+    "depthwise.cu": lambda dtype: [(("SIZE", size), ("STRIDE", stride)) for size, stride in ((3, 1), (3, 2), (0, 0))],
 }
 VARIANTS = [
     pytest.param(file, dtype, constants, id="-".join([file, str(dtype), *(str(value) for _, value in constants)]))

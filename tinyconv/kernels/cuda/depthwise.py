@@ -9,9 +9,7 @@ from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.kernels.cuda.launcher import THREADS, Constants, blocks_for, contiguous, launch, window
 
 _BLOCKS = 8192  # enough for some rounds of all multiprocessors, each of which holds 16 or fewer
-_LEAST = (
-    4 * THREADS
-)  # places of a share, so that a thread's first place, which costs divisions, is not all that it does
+_LEAST = 4 * THREADS  # places of a share: a thread's first costs divisions, so let it do some more
 
 
 def constants(g: Geometry) -> Constants:

@@ -32,9 +32,9 @@ class Tile(NamedTuple):
         return ("ROWS", self.rows), ("COLUMNS", self.columns), ("ACROSS", self.across)
 
 
-#: From the largest, which reads least, to those that keep more multiprocessors busy where there are few rows or columns;
-#: and how many instructions the machine code of the main loop has for each multiplication. A thread has no registers for
-#: 8 x 8 doubles.
+#: From the largest, which reads least, to those that keep more multiprocessors busy where there are few rows or
+#: columns; and how many instructions the machine code of the main loop has for each multiplication. A thread has no
+#: registers for 8 x 8 doubles.
 TILES = {
     np.dtype(np.float32): {
         Tile(128, 128, 2): 1.16,
@@ -126,9 +126,8 @@ def pack(w: Array, groups: int, back: bool, channels: int, rows: int) -> Array:
         made, summed = summed, made
     packed = array_module(w).empty((groups, taps, channels, rows), w.dtype)
     threads = groups * channels * rows
-    launch(
-        "pack.cu", "pack_weights", blocks_for(threads), (w, packed, threads, taps, summed, channels, made, rows, back)
-    )
+    args = (w, packed, threads, taps, summed, channels, made, rows, back)
+    launch("pack.cu", "pack_weights", blocks_for(threads), args)
     return packed
 
 
@@ -149,6 +148,6 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     args = (x, gy, parts, batch, channels, rows, groups, column_tiles, splits, window(g))
     blocks = row_tiles * column_tiles * splits * groups
     launch("tiled.cu", "weight_parts", blocks, args, tile.threads, tile.constants)
-    args = (parts, gw, results, splits, channels, padded, taps)
-    launch("pack.cu", "add_weight_parts", blocks_for(results), args)
+    summed = (parts, gw, results, splits, channels, padded, taps)
+    launch("pack.cu", "add_weight_parts", blocks_for(results), summed)
     return gw
