@@ -1,10 +1,10 @@
 // Depthwise convolution: each group has one input channel c and `times` output channels c * times + j, so there is
 // nothing to sum but the taps, and the time is that of reading and writing.
 //
-// A block takes a share of the outputs (or pixels) of one channel, in all images one after the other. Neighbouring threads
-// take neighbours; each takes every THREADS-th, and its place moves on by addition. SIZE and STRIDE are constants that the
-// launcher puts in front: 3 and 1 or 2 for 3 x 3 windows with that stride on both axes and without dilation, whose loops
-// are then unrolled; 0 and 0 for any window. REAL is float or double.
+// A block takes a share of the outputs (or pixels) of one channel, in all images one after the other. Neighbouring
+// threads take neighbours; each takes every THREADS-th, and its place moves on by addition. SIZE and STRIDE are
+// constants that the launcher puts in front: 3 and 1 or 2 for 3 x 3 windows with that stride on both axes and without
+// dilation, whose loops are then unrolled; 0 and 0 for any window. REAL is float or double.
 
 const int THREADS = 128, UNROLL = SIZE ? SIZE : 1, TAPS = UNROLL * UNROLL;
 
@@ -53,7 +53,8 @@ struct Row {
     }
 };
 __device__ Row row_at(Window g, Place o, Place k) {
-    int d = o.d * g.d.stride + k.d * g.d.dilation - g.d.padding, h = o.h * g.h.stride + k.h * g.h.dilation - g.h.padding;
+    int d = o.d * g.d.stride + k.d * g.d.dilation - g.d.padding;
+    int h = o.h * g.h.stride + k.h * g.h.dilation - g.h.padding;
     int w = o.w * g.w.stride + k.w * g.w.dilation - g.w.padding;
     return {(d * g.h.size + h) * g.w.size + w, w, unsigned(d) < g.d.size && unsigned(h) < g.h.size};
 }
@@ -135,9 +136,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) conv_input(const REAL* 
     }
 }
 
-// A share of the weight gradient: parts[s, co, k] = sum over the outputs (n, o) of share s of
-// x[n, co / times, pixel(o, k)] gy[n, co, o]. Each thread sums up its outputs; then half of the threads add the sums of the
-// other half, and so on: the order is always the same. Blocks: shares, taps (where not all are taken at once), channels.
+// A share of the weight gradient: parts[s, co, k] = sum over the outputs (n, o) of share s of x[n, co / times, pixel(o,
+// k)] gy[n, co, o]. Each thread sums up its outputs; then half of the threads add the sums of the other half, and so
+// on: the order is always the same. Blocks: shares, taps where not all are taken at once, channels.
 extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_parts(const REAL* __restrict__ x,
                                                                   const REAL* __restrict__ gy,
                                                                   REAL* __restrict__ parts, int N, int C, int times,
@@ -168,6 +169,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_parts(const REAL
             for (int t = 0; t < TAPS; ++t) sums[t][threadIdx.x] += sums[t][threadIdx.x + half];
     }
     __syncthreads();
-    if (threadIdx.x < TAPS)
-        parts[((long long)(blockIdx.x % shares) * C * times + co) * K + tap * TAPS + threadIdx.x] = sums[threadIdx.x][0];
+    REAL* part = parts + ((long long)(blockIdx.x % shares) * C * times + co) * K + tap * TAPS;
+    if (threadIdx.x < TAPS) part[threadIdx.x] = sums[threadIdx.x][0];
 }

@@ -1,8 +1,8 @@
 // What comes before and after tiles: weights in the order in which tiles read them, and sums of parts.
 
-// packed[g, k, c, row] of the weights w (C_out, C_in/groups, *K), by groups: w[g, row, c, k] for outputs, w[g, c, row, k]
-// for the gradient of the input, whose rows are the input's channels. Channels and rows are padded with zeros to C_padded
-// and R_padded. A thread takes the K taps of one channel and one row, which are neighbours in w.
+// packed[g, k, c, row] of the weights w (C_out, C_in/groups, *K), by groups: w[g, row, c, k] for outputs, and for the
+// gradient of the input, whose rows are the input's channels, w[g, c, row, k]. Channels and rows are padded with zeros
+// to C_padded and R_padded. A thread takes the K taps of one channel and one row, which are neighbours in w.
 extern "C" __global__ void pack_weights(const REAL* w, REAL* packed, long long elements, int K, int C, int C_padded,
                                         int R, int R_padded, int back) {
     long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;

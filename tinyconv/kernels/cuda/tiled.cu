@@ -6,10 +6,12 @@
 // column of threads. There are two slices: while one is multiplied, the next is on its way from memory into registers,
 // and is then written into the other. So a slice needs one barrier, and nobody waits for memory.
 //
-// ROWS, COLUMNS and ACROSS are constants that the launcher puts in front (tiled.py says which); REAL is float or double.
+// ROWS, COLUMNS and ACROSS are constants that the launcher puts in front, see tiled.py; REAL is float or double.
 
 const int THREADS = ROWS * COLUMNS / (32 * ACROSS), DEPTH = 8;
-const int BLOCKS = (sizeof(REAL) == 8 || ROWS < COLUMNS ? 384 : 512) / THREADS;  // on a multiprocessor, where registers allow it
+
+// Blocks that a multiprocessor is to hold: so each thread has 168 registers, or 128.
+const int BLOCKS = (sizeof(REAL) == 8 || ROWS < COLUMNS ? 384 : 512) / THREADS;
 
 // Four neighbours, read and written at once.
 struct __align__(16) Four { REAL at[4]; };
@@ -19,8 +21,8 @@ struct __align__(16) Four { REAL at[4]; };
 struct __align__(16) Slice { REAL a[DEPTH][ROWS + 4], b[DEPTH][COLUMNS + 4]; };
 
 // The first of a thread's results in the tile: it makes rows row .. row + 3 and row + 16 .. row + 19, and of columns
-// column .. column + 3 and the same 32 further. So a warp makes 32 rows, reads 4 * 16 bytes of a and 8 * 16 of b at once,
-// which are neighbours, and no two banks collide.
+// column .. column + 3 and the same 32 further. So a warp makes 32 rows, and reads 4 * 16 bytes of a and 8 * 16 of b at
+// once, which are neighbours: no two banks collide.
 struct Corner { int row, column; };
 
 __device__ Corner corner() {
@@ -53,9 +55,19 @@ __device__ int row_of(Corner my, int i) { return my.row + i / 4 * 16 + i % 4; }
 struct Reach { int made, size, step, first, move, taps, tap, every, start, spread, all; };
 struct Reading { Reach d, h, w; };
 
-// What a block makes: the first row and column of its tile, of which group; and the slices that it sums over, where
-// several share the sum. In shared memory, like the reading: what a thread needs rarely is not to cost it registers.
+// What a block makes: the first row and column of its tile, of which group; and which slices it sums over.
 struct Part { long long column; int row, group, split, begin, end; };
+
+// The block's number as a part; what is left of the number is the group, with its phases. Rows of tiles move fastest,
+// so that blocks which read the same pixels run at the same time.
+__device__ Part part_of(int rows, int column_tiles, int splits) {
+    int row_tiles = (rows + ROWS - 1) / ROWS, block = blockIdx.x;
+    Part part;
+    part.row = block % row_tiles * ROWS, block /= row_tiles;
+    part.column = block % column_tiles * (long long)COLUMNS, block /= column_tiles;
+    part.split = block % splits, part.group = block / splits;
+    return part;
+}
 
 // Outputs read pixels.
 __device__ Reach forward(Axis a) {
@@ -106,156 +118,196 @@ __device__ void next_tap(Walk& walk, const Reading& r, int slices_a_tap) {
     walk.channel = 0, walk.slices = min(walk.left, slices_a_tap), walk.left -= walk.slices;
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Outputs and the gradient of the input
+
+// What `gather` below is given.
+struct Problem { const REAL *x, *packed; int N, C, rows, groups; Window g; };
+
+// What the threads of a block share. In shared memory also what is rarely needed: registers are for results.
+struct Shared {
+    Place places[COLUMNS];
+    int images[COLUMNS];  // -1 behind the last column
+    Reading r;
+    Part part;
+    Walk walk;
+    int plane, slice_of_weights;  // elements from one channel to the next; from one slice to the next
+};
+
+__device__ int slices_a_tap(int C) { return (C + DEPTH - 1) / DEPTH; }
+__device__ int padded(int rows) { return (rows + ROWS - 1) / ROWS * ROWS; }
+
+// packed[group, tap, channel, part.row + row]
+__device__ const REAL* weights_at(const Problem& p, const Shared& s, Place t, int channel, int row) {
+    long long line = ((long long)s.part.group * taps(p.g) + tap_of(s.r, p.g, t)) * slices_a_tap(p.C) * DEPTH + channel;
+    return p.packed + line * padded(p.rows) + s.part.row + row;
+}
+
+// What this block makes; false if nothing, for phases have different numbers of pixels.
+__device__ bool set_up(const Problem& p, Shared& s, int column_tiles, int splits, bool back) {
+    if (threadIdx.x == 0) {
+        Axis D = p.g.d, H = p.g.h, W = p.g.w;
+        Part part = part_of(p.rows, column_tiles, splits);
+        s.r = {forward(D), forward(H), forward(W)};
+        if (back) {
+            int d = min(D.stride, D.size), h = min(H.stride, H.size), w = min(W.stride, W.size), phase = part.group;
+            s.r = {backward(D, phase / w / h % d), backward(H, phase / w % h), backward(W, phase % w)};
+            part.group /= d * h * w;
+        }
+        int each = slices_a_tap(p.C);
+        long long slices = (long long)s.r.d.taps * s.r.h.taps * s.r.w.taps * each;
+        part.begin = slices * part.split / splits, part.end = slices * (part.split + 1) / splits;
+        s.part = part, s.slice_of_weights = DEPTH * padded(p.rows);
+        s.plane = s.r.d.size * s.r.h.size * s.r.w.size;
+        int all = part.end - part.begin, skip = part.begin % each, first = min(all, each - skip);
+        s.walk = {all ? nth_tap(s.r, part.begin / each) : Place{}, skip * DEPTH, first, all - first};
+    }
+    __syncthreads();
+    int made = s.r.d.made * s.r.h.made * s.r.w.made;
+    if (s.part.column >= (long long)p.N * made) return false;
+    if (threadIdx.x < COLUMNS) {
+        long long column = s.part.column + threadIdx.x, image = column / made;
+        s.places[threadIdx.x] = place(column % made, s.r.d.made, s.r.h.made, s.r.w.made);
+        s.images[threadIdx.x] = image < p.N ? image : -1;
+    }
+    __syncthreads();
+    return true;
+}
+
+// The sum over the slices of this part. The tap is the outer loop: which pixel it reads is worked out once for all
+// channels, and then the address only moves on.
+__device__ __forceinline__ void sum_up(const Problem& p, Shared& s, Slice* slices, Four (*acc)[ACROSS]) {
+    // This thread brings EACH channels of one column, and four rows of one channel of the weights.
+    const int EACH = COLUMNS * DEPTH / THREADS;
+    int column = threadIdx.x % COLUMNS, channel = threadIdx.x / COLUMNS * EACH;
+    int filter_channel = threadIdx.x / (ROWS / 4), filter_row = threadIdx.x % (ROWS / 4) * 4;
+    const int plane = s.plane, slice_of_weights = s.slice_of_weights;
+    int channels, now = 0;
+    const REAL *pixel, *filter;
+    Four a;
+    REAL b[EACH];
+    auto aim = [&]() {  // at the slices of a tap
+        long long i = s.images[column] < 0 ? -1 : source(s.r, s.places[column], s.walk.tap);
+        int c = s.walk.channel + channel;
+        channels = i < 0 ? 0 : p.C - c;
+        pixel = p.x + (((long long)s.images[column] * p.groups + s.part.group) * p.C + c) * plane + i;
+        filter = weights_at(p, s, s.walk.tap, s.walk.channel + filter_channel, filter_row);
+    };
+    auto load = [&]() {
+        if (filter_channel < DEPTH) a = *(const Four*)filter;
+#pragma unroll
+        for (int e = 0; e < EACH; ++e) b[e] = e < channels ? pixel[(long long)e * plane] : REAL(0);
+        filter += slice_of_weights, pixel += (long long)DEPTH * plane, channels -= DEPTH;
+    };
+    auto store = [&](Slice& slice) {
+        if (filter_channel < DEPTH) *(Four*)&slice.a[filter_channel][filter_row] = a;
+#pragma unroll
+        for (int e = 0; e < EACH; ++e) slice.b[channel + e][column] = b[e];
+    };
+    aim();
+    load();
+    store(slices[0]);
+    int more = s.walk.slices - 1;
+    __syncthreads();
+    do {
+#pragma unroll 1
+        for (; more; --more) {
+            load();
+            multiply(slices[now], corner(), acc);
+            now ^= 1;
+            store(slices[now]);
+            __syncthreads();
+        }
+        if (threadIdx.x == 0) next_tap(s.walk, s.r, slices_a_tap(p.C));
+        __syncthreads();
+        aim();
+        more = s.walk.slices;
+    } while (more);
+    multiply(slices[now], corner(), acc);
+}
+
+// Writes a thread's results; true if one of them is NaN. Where four neighbouring columns are four neighbours in one
+// plane, they are written at once.
+__device__ __forceinline__ bool write(const Problem& p, const Shared& s, const Four (*acc)[ACROSS], REAL* results) {
+    const Reading& r = s.r;
+    Corner my = corner();
+    long long plane = (long long)r.d.all * r.h.all * r.w.all;
+    bool fours = r.w.spread * r.h.spread * r.d.spread == 1 && plane % 4 == 0, nan = false;
+#pragma unroll
+    for (int q = 0; q < ACROSS; ++q)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            int column = my.column + 32 * q + j;
+#pragma unroll
+            for (int i = 0; i < 8; ++i) nan = nan || acc[i][q].at[j] != acc[i][q].at[j];
+            if (s.images[column] < 0 || (fours && j)) continue;
+            long long first = ((long long)s.images[column] * p.groups + s.part.group) * p.rows + s.part.row + my.row;
+            REAL* result = results + first * plane + target(r, s.places[column]);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                int row = i / 4 * 16 + i % 4;
+                if (s.part.row + my.row + row >= p.rows) continue;
+                if (fours) *(Four*)(result + row * plane) = acc[i][q];
+                else result[row * plane] = acc[i][q].at[j];
+            }
+        }
+    return nan;
+}
+
+// A gradient sums over those taps that read a pixel. Where another pixel of the tile is read by one more, a weight was
+// multiplied by 0: that changes nothing, but where the weight is infinite or NaN. So what may be NaN is summed up
+// again.
+__device__ void write_again(const Problem& p, const Shared& s, REAL* results) {
+    Corner my = corner();
+    int each = slices_a_tap(p.C);
+#pragma unroll 1
+    for (int k = 0; k < 32 * ACROSS; ++k) {
+        int row = row_of(my, k % 8), column = my.column + k / 32 * 32 + k / 8 % 4, image = s.images[column];
+        if (s.part.row + row >= p.rows || image < 0) continue;
+        const REAL* given = p.x + ((long long)image * p.groups + s.part.group) * p.C * s.plane;
+        REAL sum = 0;
+        for (int slice = s.part.begin; slice < s.part.end; ++slice) {
+            Place t = nth_tap(s.r, slice / each);
+            long long i = source(s.r, s.places[column], t);
+            int c = slice % each * DEPTH, end = i < 0 ? c : min(p.C, c + DEPTH);
+            for (; c < end; ++c) sum += given[(long long)c * s.plane + i] * *weights_at(p, s, t, c, row);
+        }
+        long long first = ((long long)image * p.groups + s.part.group) * p.rows + s.part.row + row;
+        results[first * s.r.d.all * s.r.h.all * s.r.w.all + target(s.r, s.places[column])] = sum;
+    }
+}
+
 // Outputs (forward) or pixels (backward) as sums over taps and channels:
 //
 //     y[s, n, row, target(u)] = sum over t, c of x[n, c, source(u, t)] packed[tap, c, row],
 //
-// of the slices that part s of `splits` has. Rows are channels, columns the places u of all images. The tap is the outer
-// loop: which pixel it reads is worked out once for all channels, and then the address only moves on.
-// x (N, groups, C, *source), packed (groups, K, C padded to 8, rows padded to ROWS), y (splits, N, groups, rows, *all).
-// Blocks: rows of tiles, columns of tiles, parts, with backward phases (one a remainder of the pixels), groups; the first
-// moves fastest, so that blocks which read the same pixels run at the same time.
+// of the slices that part s of `splits` has. Rows are channels, columns the places u of all images. Backward, groups
+// have phases, one a remainder of the pixels modulo the stride. x (N, groups, C, *source), packed (groups, K, C padded
+// to 8, rows padded to ROWS), y (splits, N, groups, rows, *all).
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather(
     const REAL* x, const REAL* packed, REAL* y, int N, int C, int rows, int groups, int column_tiles, int splits,
     int back, Window g) {
     __shared__ Slice slices[2];
-    __shared__ Reading r;
-    __shared__ Place places[COLUMNS];
-    __shared__ int images[COLUMNS];  // -1 behind the last column
-    __shared__ Part part;
-    __shared__ Walk walk;
-    const int slices_a_tap = (C + DEPTH - 1) / DEPTH, R = (rows + ROWS - 1) / ROWS * ROWS;
-    if (threadIdx.x == 0) {
-        int row_tiles = R / ROWS, block = blockIdx.x;
-        part.row = block % row_tiles * ROWS, block /= row_tiles;
-        part.column = block % column_tiles * (long long)COLUMNS, block /= column_tiles;
-        part.split = block % splits, block /= splits;
-        r = {forward(g.d), forward(g.h), forward(g.w)};
-        if (back) {
-            int D = min(g.d.stride, g.d.size), H = min(g.h.stride, g.h.size), W = min(g.w.stride, g.w.size);
-            r = {backward(g.d, block / W / H % D), backward(g.h, block / W % H), backward(g.w, block % W)};
-            block = block / W / H / D;
-        }
-        part.group = block;
-        long long all = (long long)r.d.taps * r.h.taps * r.w.taps * slices_a_tap;
-        int begin = all * part.split / splits, end = all * (part.split + 1) / splits, skip = begin % slices_a_tap;
-        part.begin = begin, part.end = end;
-        int slices = min(end - begin, slices_a_tap - skip);
-        walk = {end > begin ? nth_tap(r, begin / slices_a_tap) : Place{}, skip * DEPTH, slices, end - begin - slices};
-    }
-    __syncthreads();
-    int made = r.d.made * r.h.made * r.w.made, plane = r.d.size * r.h.size * r.w.size;
-    if (part.column >= (long long)N * made) return;  // phases have different numbers of pixels
-    if (threadIdx.x < COLUMNS) {
-        long long flat = part.column + threadIdx.x, image = flat / made;
-        places[threadIdx.x] = place(flat % made, r.d.made, r.h.made, r.w.made);
-        images[threadIdx.x] = image < N ? image : -1;
-    }
-    __syncthreads();
-
-    // What this thread brings of each slice: EACH channels of one column, and four rows of one channel of the weights.
-    const int EACH = COLUMNS * DEPTH / THREADS;
-    int column = threadIdx.x % COLUMNS, channel = threadIdx.x / COLUMNS * EACH;
-    int filter_channel = threadIdx.x / (ROWS / 4), filter_row = threadIdx.x % (ROWS / 4) * 4;
-        Four acc[8][ACROSS] = {};
-    if (walk.slices) {
-        Four a;
-        REAL b[EACH];
-        const REAL *pixel, *filter;
-        int channels, now = 0;
-        auto aim = [&]() {  // at the slices of a tap
-            long long i = images[column] < 0 ? -1 : source(r, places[column], walk.tap);
-            int c = walk.channel;
-            channels = i < 0 ? 0 : C - c - channel;
-            pixel = x + (((long long)images[column] * groups + part.group) * C + c + channel) * plane + i;
-            long long line = ((long long)part.group * taps(g) + tap_of(r, g, walk.tap)) * slices_a_tap * DEPTH + c;
-            filter = packed + (line + filter_channel) * R + part.row + filter_row;
-        };
-        auto load = [&]() {
-            if (filter_channel < DEPTH) a = *(const Four*)filter;
-#pragma unroll
-            for (int e = 0; e < EACH; ++e) b[e] = e < channels ? pixel[(long long)e * plane] : REAL(0);
-            filter += DEPTH * R, pixel += (long long)DEPTH * plane, channels -= DEPTH;
-        };
-        auto store = [&](Slice& s) {
-            if (filter_channel < DEPTH) *(Four*)&s.a[filter_channel][filter_row] = a;
-#pragma unroll
-            for (int e = 0; e < EACH; ++e) s.b[channel + e][column] = b[e];
-        };
-        aim();
-        load();
-        store(slices[0]);
-        int more = walk.slices - 1;
-        __syncthreads();
-        do {
-#pragma unroll 1
-            for (; more; --more) {
-                load();
-                multiply(slices[now], corner(), acc);
-                now ^= 1;
-                store(slices[now]);
-                __syncthreads();
-            }
-            if (threadIdx.x == 0) next_tap(walk, r, slices_a_tap);
-            __syncthreads();
-            aim();
-            more = walk.slices;
-        } while (more);
-        multiply(slices[now], corner(), acc);
-    }
-
-    Corner my = corner();
-    long long plane_made = (long long)r.d.all * r.h.all * r.w.all;
-    // Where four neighbouring columns are four neighbours in one plane, they are written at once.
-    bool fours = r.w.spread * r.h.spread * r.d.spread == 1 && made % 4 == 0, nan = false;
-    REAL* results = y + (((long long)part.split * N * groups + part.group) * rows + part.row + my.row) * plane_made;
-#pragma unroll
-    for (int p = 0; p < ACROSS; ++p)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            int at = my.column + 32 * p + j;
-#pragma unroll
-            for (int i = 0; i < 8; ++i) nan = nan || acc[i][p].at[j] != acc[i][p].at[j];
-            if (images[at] < 0 || (fours && j)) continue;
-            REAL* result = results + (long long)images[at] * groups * rows * plane_made + target(r, places[at]);
-#pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                int more = row_of(my, i) - my.row;
-                if (part.row + my.row + more >= rows) continue;
-                if (fours) *(Four*)(result + more * plane_made) = acc[i][p];
-                else result[more * plane_made] = acc[i][p].at[j];
-            }
-        }
-    if (!back || !nan) return;
-
-    // A gradient sums over those taps that read a pixel. Where another pixel of the tile is read by one more, a weight was
-    // multiplied by 0: that changes nothing, but where the weight is infinite or NaN. So what is NaN is summed up again.
-#pragma unroll 1
-    for (int k = 0; k < 32 * ACROSS; ++k) {
-        int row = row_of(my, k % 8), at = my.column + k / 32 * 32 + k / 8 % 4;
-        if (part.row + row >= rows || images[at] < 0) continue;
-        const REAL* given = x + ((long long)images[at] * groups + part.group) * C * plane;
-        REAL sum = 0;
-        for (int s = part.begin; s < part.end; ++s) {
-            Place t = nth_tap(r, s / slices_a_tap);
-            long long i = source(r, places[at], t);
-            int c = s % slices_a_tap * DEPTH, end = min(C, c + DEPTH);
-            long long line = ((long long)part.group * taps(g) + tap_of(r, g, t)) * slices_a_tap * DEPTH;
-            for (; i >= 0 && c < end; ++c)
-                sum += given[(long long)c * plane + i] * packed[(line + c) * R + part.row + row];
-        }
-        results[(long long)images[at] * groups * rows * plane_made + (row - my.row) * plane_made + target(r, places[at])] = sum;
-    }
+    __shared__ Shared s;
+    Problem p = {x, packed, N, C, rows, groups, g};
+    if (!set_up(p, s, column_tiles, splits, back)) return;
+    Four acc[8][ACROSS] = {};
+    if (s.walk.slices) sum_up(p, s, slices, acc);
+    REAL* results = y + (long long)s.part.split * N * groups * rows * s.r.d.all * s.r.h.all * s.r.w.all;
+    if (write(p, s, acc, results) && back) write_again(p, s, results);
 }
 
-// What four neighbouring columns of the weight gradient have in common: what their tap adds to the place of an output on
-// each axis; and the first of their channels.
-struct Columns { int d, h, w, channel; };
+// ---------------------------------------------------------------------------------------------------------------------
+// The gradient of the weights
 
-// A share of the weight gradient: parts[s, group, row, k, c] = sum over the outputs q = (n, o) of share s of
-// gy[n, group, row, o] x[n, group, c, pixel(o, k)]. Rows are output channels, columns the (k, c), with the channels padded
-// to a multiple of 4, so that four neighbouring columns have one tap. There are few of either and many outputs to sum
-// over, so `splits` blocks share the sum ("split-K"). The blocks' order is as above.
+// What four neighbouring columns have in common: what their tap adds to the place of an output on each axis; how many
+// of the four are channels, and where the first is in an image.
+struct Columns { int d, h, w, channels; long long offset; };
+
+// A share of the weight gradient: parts[s, group, row, k, c] = sum over the outputs q = (n, o) of share s of gy[n,
+// group, row, o] x[n, group, c, pixel(o, k)]. Rows are output channels, columns the (k, c), with the channels padded to
+// a multiple of 4, so that four neighbouring columns have one tap. There are few of either and many outputs to sum
+// over, so `splits` blocks share the sum ("split-K").
 //
 // A slice is 8 outputs, which are neighbours in memory: 8 threads read them side by side, each from four rows and from
 // four columns. From slice to slice the place moves on by addition.
@@ -263,48 +315,45 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
     const REAL* x, const REAL* gy, REAL* parts, int N, int C, int rows, int groups, int column_tiles, int splits,
     Window g) {
     __shared__ Slice slices[2];
-    __shared__ Part part;
     __shared__ Columns fours[COLUMNS / 4];
-    const int K = taps(g), padded = (C + 3) / 4 * 4, plane = pixels(g), plane_made = outputs(g);
-    if (threadIdx.x == 0) {
-        int row_tiles = (rows + ROWS - 1) / ROWS, block = blockIdx.x;
-        part.row = block % row_tiles * ROWS, block /= row_tiles;
-        part.column = block % column_tiles * COLUMNS, block /= column_tiles;
-        part.split = block % splits, part.group = block / splits;
-        long long all = ((long long)N * plane_made + DEPTH - 1) / DEPTH;
-        part.begin = all * part.split / splits, part.end = all * (part.split + 1) / splits;
-    }
-    __syncthreads();
+    __shared__ int planes[2];
+    const long long all = N * outputs(g);
+    const int padded_C = (C + 3) / 4 * 4, columns = taps(g) * padded_C;
+    const Part part = part_of(rows, column_tiles, splits);
     if (threadIdx.x < COLUMNS / 4) {
-        int column = part.column + 4 * threadIdx.x;
-        Place t = tap_at(g, column / padded);
+        int column = part.column + 4 * threadIdx.x, c = column % padded_C;
+        Place t = tap_at(g, column / padded_C);
         fours[threadIdx.x] = {t.d * g.d.dilation - g.d.padding, t.h * g.h.dilation - g.h.padding,
-                              t.w * g.w.dilation - g.w.padding, column < K * padded ? column % padded : C};
+                              t.w * g.w.dilation - g.w.padding, column < columns ? C - c : 0, c * pixels(g)};
     }
+    if (threadIdx.x == 0) planes[0] = pixels(g), planes[1] = outputs(g);
     __syncthreads();
 
+    const int plane = planes[0], plane_made = planes[1];  // read from there, or they are worked out again and again
     const int LINES = THREADS / DEPTH, EACH = COLUMNS / 4 / LINES;
-    int depth = threadIdx.x % DEPTH, line = threadIdx.x / DEPTH;
-    Four acc[8][ACROSS] = {};
-    Four a, b[EACH];
-    long long q = (long long)part.begin * DEPTH + depth, n = q / plane_made;
+    int depth = threadIdx.x % DEPTH, line = threadIdx.x / DEPTH, now = 0;
+    Four acc[8][ACROSS] = {}, a, b[EACH];
+    long long all_slices = (all + DEPTH - 1) / DEPTH, begin = all_slices * part.split / splits;
+    int more = all_slices * (part.split + 1) / splits - begin;
+    long long q = begin * DEPTH + depth, n = q / plane_made;
     Place o = output_at(g, q);
-    int left = min((long long)part.end * DEPTH, (long long)N * plane_made) - q;  // outputs up to the end of the share
+    int left = min((begin + more) * DEPTH, all) - q;  // outputs up to the end of the share
     int rows_here = 4 * line < ROWS ? rows - part.row - 4 * line : 0;
     const REAL* given = gy + ((n * groups + part.group) * rows + part.row + 4 * line) * plane_made + q % plane_made;
     const REAL* image = x + (n * groups + part.group) * C * plane;
     auto load = [&]() {
+        int rows_now = left > 0 ? rows_here : 0;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) a.at[j] = j < (left > 0 ? rows_here : 0) ? given[(long long)j * plane_made] : REAL(0);
+        for (int j = 0; j < 4; ++j) a.at[j] = j < rows_now ? given[(long long)plane_made * j] : REAL(0);
 #pragma unroll
         for (int e = 0; e < EACH; ++e) {
-            Columns four = fours[line + LINES * e];
+            const Columns& four = fours[line + LINES * e];
             int d = o.d * g.d.stride + four.d, h = o.h * g.h.stride + four.h, w = o.w * g.w.stride + four.w;
-            bool inside = unsigned(d) < g.d.size && unsigned(h) < g.h.size && unsigned(w) < g.w.size;  // and not negative
-            int channels = left > 0 && inside ? C - four.channel : 0;
-            const REAL* pixel = image + (long long)four.channel * plane + (d * g.h.size + h) * g.w.size + w;
+            bool inside = unsigned(d) < g.d.size && unsigned(h) < g.h.size && unsigned(w) < g.w.size;  // so not below 0
+            int channels = left > 0 && inside ? four.channels : 0;
+            const REAL* pixel = image + four.offset + ((d * g.h.size + h) * g.w.size + w);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) b[e].at[j] = j < channels ? pixel[(long long)j * plane] : REAL(0);
+            for (int j = 0; j < 4; ++j) b[e].at[j] = j < channels ? pixel[(long long)plane * j] : REAL(0);
         }
         left -= DEPTH, given += DEPTH, o.w += DEPTH;
         while (o.w >= g.w.output) {
@@ -316,12 +365,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
             given += ((long long)groups * rows - 1) * plane_made, image += (long long)groups * C * plane;
         }
     };
-    auto store = [&](Slice& s) {
-        if (4 * line < ROWS) *(Four*)&s.a[depth][4 * line] = a;
+    auto store = [&](Slice& slice) {
+        if (4 * line < ROWS) *(Four*)&slice.a[depth][4 * line] = a;
 #pragma unroll
-        for (int e = 0; e < EACH; ++e) *(Four*)&s.b[depth][4 * (line + LINES * e)] = b[e];
+        for (int e = 0; e < EACH; ++e) *(Four*)&slice.b[depth][4 * (line + LINES * e)] = b[e];
     };
-    int more = part.end - part.begin, now = 0;
     if (more) {
         load();
         store(slices[0]);
@@ -338,7 +386,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
     }
 
     Corner my = corner();
-    long long columns = (long long)K * padded, first = ((long long)part.split * groups + part.group) * rows;
+    long long first = ((long long)part.split * groups + part.group) * rows;
 #pragma unroll
     for (int i = 0; i < 8; ++i)
 #pragma unroll
