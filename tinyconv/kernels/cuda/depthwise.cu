@@ -4,9 +4,10 @@
 // A block takes a share of the outputs (or pixels) of one channel, in all images one after the other. Neighbouring
 // threads take neighbours; each takes every THREADS-th, and its place moves on by addition. SIZE and STRIDE are
 // constants that the launcher puts in front: 3 and 1 or 2 for 3 x 3 windows with that stride on both axes and without
-// dilation, whose loops are then unrolled; 0 and 0 for any window. REAL is float or double.
+// dilation, whose loops are then unrolled, for strips of four outputs below each other that share what they read; 0 and
+// 0 for any window, and strips of one. REAL is float or double.
 
-const int THREADS = 128, UNROLL = SIZE ? SIZE : 1, TAPS = UNROLL * UNROLL;
+const int THREADS = 128, UNROLL = SIZE ? SIZE : 1, TAPS = UNROLL * UNROLL, STRIP = SIZE ? 4 : 1;
 
 // The same window, with what the constants say in the place of what is asked at run time.
 __device__ Window known(Window g) {
@@ -16,7 +17,8 @@ __device__ Window known(Window g) {
     return g;
 }
 
-// The places of a thread in one channel's planes of D x H x W, from place q on, counted over all images.
+// The places of a thread in one channel's planes of D x H x W, from place q on, counted over all images. H counts
+// strips.
 struct Walk {
     int D, H, W, image;
     Place at;
@@ -36,21 +38,17 @@ struct Walk {
         if (at.h >= H) at.h -= H, ++at.d;
         if (at.d >= D) at.d -= D, ++image;
     }
-    // Of an array (N, planes, D, H, W).
-    __device__ long long offset(int planes, int plane) const {
-        return ((long long)image * planes + plane) * (D * H * W) + (at.d * H + at.h) * W + at.w;
-    }
+    __device__ Place first() const { return {at.d, at.h * STRIP, at.w}; }
 };
+
+__device__ int strips(int H) { return (H + STRIP - 1) / STRIP; }
 
 // The pixels that output o reads from tap k on in a row: where the first is, in its plane and on its axis.
 struct Row {
     int at, w;
     bool inside;  // on the other axes
 
-    __device__ REAL read(const REAL* image, int more, Axis a) const {
-        int further = more * a.dilation;
-        return inside && unsigned(w + further) < a.size ? (image + at)[further] : REAL(0);
-    }
+    __device__ bool reads(int more, Axis a) const { return inside && unsigned(w + more * a.dilation) < a.size; }
 };
 __device__ Row row_at(Window g, Place o, Place k) {
     int d = o.d * g.d.stride + k.d * g.d.dilation - g.d.padding;
@@ -59,27 +57,46 @@ __device__ Row row_at(Window g, Place o, Place k) {
     return {(d * g.h.size + h) * g.w.size + w, w, unsigned(d) < g.d.size && unsigned(h) < g.h.size};
 }
 
-// y[n, co, o] = sum over k of x[n, co / times, pixel(o, k)] w[co, k]. Blocks: shares, channels.
-extern "C" __global__ void __launch_bounds__(THREADS, 8) conv(const REAL* __restrict__ x, const REAL* __restrict__ w,
-                                                          REAL* __restrict__ y, int N, int C, int times, int shares,
-                                                          long long share, Window window) {
+// y[n, co, o] = sum over k of x[n, co / times, pixel(o, k)] w[co, k]. Blocks: shares, channels. Padding takes part in
+// the sum, for 0 * inf is NaN; but not with `back`, which turns the window around: then y is the gradient of the input
+// of windows of stride 1, x that of their outputs.
+extern "C" __global__ void __launch_bounds__(THREADS, 8) conv(
+    const REAL* __restrict__ x, const REAL* __restrict__ w, REAL* __restrict__ y, int N, int C, int times, int shares,
+    long long share, int back, Window window) {
     Window g = known(window);
-    int co = blockIdx.x / shares, channel = co / times;
-    const REAL* filter = w + (long long)co * taps(g);
-    long long begin = blockIdx.x % shares * share, end = min(begin + share, N * outputs(g));
-    long long q = begin + threadIdx.x;
-    for (Walk o(g.d.output, g.h.output, g.w.output, q); q < end; q += THREADS, o.next()) {
+    int co = blockIdx.x / shares, channel = co / times, K = taps(g), H = strips(g.h.output);
+    const REAL* filter = w + (long long)co * K + (back ? K - 1 : 0);
+    int next = back ? -1 : 1;
+    REAL weights[TAPS];  // of 3 x 3 windows: in registers
+#pragma unroll
+    for (int t = 0; t < TAPS; ++t) weights[t] = filter[t * next];
+    long long begin = blockIdx.x % shares * share;
+    long long q = begin + threadIdx.x, end = min(begin + share, (long long)N * g.d.output * H * g.w.output);
+    for (Walk o(g.d.output, H, g.w.output, q); q < end; q += THREADS, o.next()) {
         const REAL* image = x + ((long long)o.image * C + channel) * pixels(g);
-        REAL acc = 0;
+        Place first = o.first();
+        REAL acc[STRIP] = {};
         for (int kd = 0; kd < g.d.kernel; ++kd)
+#pragma unroll (STRIP - 1) * STRIDE + UNROLL
+            for (int r = 0; r < (STRIP - 1) * STRIDE + g.h.kernel; ++r) {
+                Row row = row_at(g, first, {kd, r, 0});
 #pragma unroll UNROLL
-            for (int kh = 0; kh < g.h.kernel; ++kh) {
-                Row row = row_at(g, o.at, {kd, kh, 0});
-#pragma unroll UNROLL
-                for (int kw = 0; kw < g.w.kernel; ++kw)  // padding takes part: 0 * inf is NaN
-                    acc += row.read(image, kw, g.w) * filter[(kd * g.h.kernel + kh) * g.w.kernel + kw];
+                for (int kw = 0; kw < g.w.kernel; ++kw) {
+                    bool reads = row.reads(kw, g.w);
+                    REAL pixel = reads ? (image + row.at)[kw * g.w.dilation] : REAL(0);
+#pragma unroll
+                    for (int s = 0; s < STRIP; ++s) {
+                        int kh = r - s * STRIDE;
+                        if (kh < 0 || kh >= g.h.kernel) continue;
+                        int tap = (kd * g.h.kernel + kh) * g.w.kernel + kw;
+                        if (reads || !back) acc[s] += pixel * (SIZE ? weights[tap] : filter[tap * next]);
+                    }
+                }
             }
-        y[o.offset(C * times, co)] = acc;
+        REAL* result = y + (((long long)o.image * C * times + co) * g.d.output + first.d) * g.h.output * g.w.output;
+#pragma unroll
+        for (int s = 0; s < STRIP; ++s)
+            if (first.h + s < g.h.output) result[(first.h + s) * g.w.output + first.w] = acc[s];
     }
 }
 
@@ -122,17 +139,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) conv_input(const REAL* 
                 Division h = first_h;
 #pragma unroll UNROLL
                 for (int kh = 0; kh < g.h.kernel; ++kh, h = minus(h, step_h, g.h.stride)) {
+                    if (!reads(d, g.d) || !reads(h, g.h)) continue;  // for most threads of a warp at once
+                    const REAL* weights = filter + (kd * g.h.kernel + kh) * g.w.kernel;
                     int row = (d.quotient * g.h.output + h.quotient) * g.w.output;
                     Division o = first_w;
 #pragma unroll UNROLL
-                    for (int kw = 0; kw < g.w.kernel; ++kw, o = minus(o, step_w, g.w.stride)) {
-                        if (reads(d, g.d) && reads(h, g.h) && reads(o, g.w)) acc += given[row + o.quotient] * *filter;
-                        ++filter;
-                    }
+                    for (int kw = 0; kw < g.w.kernel; ++kw, o = minus(o, step_w, g.w.stride))
+                        if (reads(o, g.w)) acc += given[row + o.quotient] * weights[kw];
                 }
             }
         }
-        gx[i.offset(C, c)] = acc;
+        gx[((long long)i.image * C + c) * pixels(g) + (i.at.d * g.h.size + i.at.h) * g.w.size + i.at.w] = acc;
     }
 }
 
@@ -147,18 +164,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_parts(const REAL
     Window g = known(window);
     int K = taps(g), tap = blockIdx.x / shares % (K / TAPS), co = blockIdx.x / shares / (K / TAPS);
     int channel = co / times;
-    long long begin = blockIdx.x % shares * share, end = min(begin + share, N * outputs(g));
-    Place first = tap_at(g, tap * TAPS);
+    Place tap_read = tap_at(g, tap * TAPS);
     REAL acc[TAPS] = {};
-    long long q = begin + threadIdx.x;
-    for (Walk o(g.d.output, g.h.output, g.w.output, q); q < end; q += THREADS, o.next()) {
+    int H = strips(g.h.output);
+    long long begin = blockIdx.x % shares * share;
+    long long q = begin + threadIdx.x, end = min(begin + share, (long long)N * g.d.output * H * g.w.output);
+    for (Walk o(g.d.output, H, g.w.output, q); q < end; q += THREADS, o.next()) {
         const REAL* image = x + ((long long)o.image * C + channel) * pixels(g);
-        REAL given = gy[o.offset(C * times, co)];
+        Place first = o.first();
+        long long plane = ((long long)o.image * C * times + co) * g.d.output + first.d;
+        const REAL* gradient = gy + plane * g.h.output * g.w.output + first.h * g.w.output + first.w;
+        REAL given[STRIP];
 #pragma unroll
-        for (int kh = 0; kh < UNROLL; ++kh) {
-            Row row = row_at(g, o.at, {first.d, first.h + kh, first.w});
+        for (int s = 0; s < STRIP; ++s) given[s] = first.h + s < g.h.output ? gradient[s * g.w.output] : REAL(0);
 #pragma unroll
-            for (int kw = 0; kw < UNROLL; ++kw) acc[kh * UNROLL + kw] += row.read(image, kw, g.w) * given;
+        for (int r = 0; r < (STRIP - 1) * STRIDE + UNROLL; ++r) {
+            Row row = row_at(g, first, {tap_read.d, tap_read.h + r, tap_read.w});
+#pragma unroll
+            for (int kw = 0; kw < UNROLL; ++kw) {
+                REAL pixel = row.reads(kw, g.w) ? (image + row.at)[kw * g.w.dilation] : REAL(0);
+#pragma unroll
+                for (int s = 0; s < STRIP; ++s) {
+                    int kh = r - s * STRIDE;
+                    if (0 <= kh && kh < UNROLL && first.h + s < g.h.output) acc[kh * UNROLL + kw] += pixel * given[s];
+                }
+            }
         }
     }
 #pragma unroll

@@ -337,7 +337,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
     int more = all_slices * (part.split + 1) / splits - begin;
     long long q = begin * DEPTH + depth, n = q / plane_made;
     Place o = output_at(g, q);
-    int left = min((begin + more) * DEPTH, all) - q;  // outputs up to the end of the share
+    int left = (min((begin + more) * DEPTH, all) - q + DEPTH - 1) / DEPTH;  // slices that this thread has an output of
     int rows_here = 4 * line < ROWS ? rows - part.row - 4 * line : 0;
     const REAL* given = gy + ((n * groups + part.group) * rows + part.row + 4 * line) * plane_made + q % plane_made;
     const REAL* image = x + (n * groups + part.group) * C * plane;
@@ -355,7 +355,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
 #pragma unroll
             for (int j = 0; j < 4; ++j) b[e].at[j] = j < channels ? pixel[(long long)plane * j] : REAL(0);
         }
-        left -= DEPTH, given += DEPTH, o.w += DEPTH;
+        --left, given += DEPTH, o.w += DEPTH;
         while (o.w >= g.w.output) {
             o.w -= g.w.output;
             if (++o.h < g.h.output) continue;

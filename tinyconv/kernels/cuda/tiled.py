@@ -38,11 +38,11 @@ class Tile(NamedTuple):
 TILES = {
     np.dtype(np.float32): {
         Tile(128, 128, 2): 1.16,
-        Tile(64, 128, 2): 1.19,
-        Tile(64, 64, 1): 1.26,
-        Tile(32, 128, 1): 1.34,
+        Tile(64, 128, 2): 1.20,
+        Tile(64, 64, 1): 1.24,
+        Tile(32, 128, 1): 1.31,
     },
-    np.dtype(np.float64): {Tile(64, 64, 1): 1.38, Tile(32, 128, 1): 1.46},
+    np.dtype(np.float64): {Tile(64, 64, 1): 1.36},
 }
 
 # What a plan is weighed by. The unit is the time that a multiprocessor takes for a slice of 128 x 128 results.
