@@ -6,15 +6,17 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     bf16.cu         as tf32.cu, operands rounded to bf16
     columns.cu      im2col written down, and added back
     corners.cu      the pixels between which the points of a grid lie
+    depthwise.cu    convolution of one channel a group, and its gradients
     direct.cu       convolution and its gradients by their definition
     elementwise.cu  activations and their gradients
     maps.cu         resampling, adaptive max pooling, and the gradients of pooling
     norm.cu         batch, instance, group and layer norm, and their gradients
+    pack.cu         weights in the order in which tiles read them, sums of parts
     points.cu       sampling at points, and its gradients
     pool.cu         max and average pooling
     softmax.cu      softmax, cross-entropy, and their gradients
     tf32.cu         convolution and its gradients on tensor cores, operands rounded to TF32
-    tiled.cu        convolution and its weight gradient as a matrix product with tiles in shared memory
+    tiled.cu        convolution and its gradients as matrix products with tiles in shared memory
     update.cu       the steps of optimisers
     winograd.cu     the transforms of Winograd's algorithms for 3x3 windows
 

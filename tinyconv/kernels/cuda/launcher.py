@@ -26,24 +26,30 @@ REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 INDEX, WIDE_INDEX = "unsigned", "unsigned long long"
 _NARROW = 1 << 31  # elements of an array, below which INDEX does
 
+Constants = tuple[tuple[str, int], ...]
+
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
-def source(file: str, dtype: np.dtype[Any], index: str = INDEX) -> str:
-    """The source of kernels for arrays of ``dtype``, the headers in front and those that it includes in place."""
+def source(file: str, dtype: np.dtype[Any], constants: Constants = (), index: str = INDEX) -> str:
+    """The source of kernels for arrays of ``dtype``: ``const int NAME = value;`` of the constants, the headers, and the
+    file with those that it includes in place.
+    """
+    named = "".join(f"const int {name} = {value};\n" for name, value in constants)
     text = "\n".join(map(_text, (*HEADERS, file)))
-    text = _INCLUDE.sub(lambda found: _text(found[1]), text)
-    return text.replace("REAL", REALS[dtype]).replace("INDEX", index)
+    return named + text.replace("REAL", REALS.get(dtype, "REAL")).replace("INDEX", index)
 
 
 def _text(file: str) -> str:
-    return (HERE / file).read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: _text(found[1]), (HERE / file).read_text(encoding="utf-8"))
 
 
 @cache
-def _kernel(file: str, name: str, dtype: np.dtype[Any], index: str, on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
+def _kernel(
+    file: str, name: str, dtype: np.dtype[Any], constants: Constants, index: str, on_gpu: bool
+) -> tuple[Any, tuple[Parameter, ...]]:
     """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
-    code = source(file, dtype, index)
+    code = source(file, dtype, constants, index)
     if on_gpu:
         import cupy
 
@@ -52,9 +58,16 @@ def _kernel(file: str, name: str, dtype: np.dtype[Any], index: str, on_gpu: bool
 
 
 def launch(
-    file: str, name: str, blocks: int | tuple[int, int, int], args: tuple[Any, ...], threads: int = THREADS
+    file: str,
+    name: str,
+    blocks: int | tuple[int, int, int],
+    args: tuple[Any, ...],
+    threads: int = THREADS,
+    constants: Constants = (),
 ) -> None:
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
+
+    constants: (name, value) of the numbers that the file leaves open; each combination is a kernel of its own.
 
     args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
     struct as its array, or as a tuple of its members. The first array says where it runs. Nothing is launched for no
@@ -66,7 +79,7 @@ def launch(
     array = args[0]
     on_gpu = array_module(array) is not np
     index = INDEX if all(getattr(a, "size", 0) < _NARROW for a in args) else WIDE_INDEX
-    kernel, parameters = _kernel(file, name, array.dtype, index, on_gpu)
+    kernel, parameters = _kernel(file, name, array.dtype, constants, index, on_gpu)
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
