@@ -68,11 +68,12 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
     target, valid = indices.reshape(n, 8, -1)[:, 0] % 8, np.ones((n, scores.shape[2]), bool)
     target = np.resize(target, valid.shape)
     return {
+        "matmul": (kernels.matmul, [square, square[::-1].swapaxes(2, 3)]),
         "conv": (lambda x, w: kernels.conv(x, w, same, 1), [square, w]),
         "conv_input": (lambda gy, w: kernels.conv_input(gy, w, same, 1), [square, w]),
         "conv_weight": (lambda x, gy: kernels.conv_weight(x, gy, same, 1), [square, square[::-1]]),
         "max_pool": (lambda x: kernels.max_pool(x, g), [x]),
-        "scatter_windows": (lambda gy: kernels.scatter_windows(gy, indices, g.size), [gy]),
+        "scatter_windows": (lambda gy: kernels.scatter_windows(gy, indices, g.size, None), [gy]),
         "avg_pool": (lambda x: kernels.avg_pool(x, g, divisor), [x]),
         "avg_pool_input": (lambda gy: kernels.avg_pool_input(gy, g, divisor), [gy]),
         "unfold": (lambda x: kernels.unfold(x, g), [x]),
@@ -210,7 +211,7 @@ import numpy as np
 from tinyconv import kernels
 from tinyconv.geometry import window_geometry
 
-kernels.scatter_windows(np.ones((1, 1, 2), np.float32), np.zeros((1, 1, 2), np.int64), (3,))
+kernels.scatter_windows(np.ones((1, 1, 2), np.float32), np.zeros((1, 1, 2), np.int64), (3,), None)
 kernels.avg_pool(np.ones((1, 1, 4), np.float32), window_geometry("test", (4,), 2), np.ones(3, np.float32))
 """
     first, second = (python(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
@@ -232,7 +233,7 @@ for name, (call, arrays) in calls(2).items():
     if not name.startswith("conv"):
         call(*arrays)
 try:
-    kernels.scatter_windows(np.ones((1, 1, 2), np.float32), np.full((1, 1, 2), 3), (3,))
+    kernels.scatter_windows(np.ones((1, 1, 2), np.float32), np.full((1, 1, 2), 3), (3,), None)
 except IndexError:
     print("seen")
 """

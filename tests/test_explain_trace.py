@@ -162,7 +162,7 @@ def test_pooling_by_output_and_by_input_is_torch_and_the_loops(case: Any, seed: 
         exact = loops.avg_pool(batched, t.g, t.divisor), loops.avg_pool_input(g, t.g, t.divisor)
     else:
         value, indices = loops.max_pool(batched, t.g)
-        exact = value, loops.scatter_windows(g, indices, t.g.size)
+        exact = value, loops.scatter_windows(g, indices, t.g.size, None)
         for step in t.steps():
             (winner,) = (term for term in step.terms if term.winner)
             assert np.ravel_multi_index(winner.input[2:], t.g.size) == indices[step.index]

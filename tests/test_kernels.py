@@ -23,7 +23,7 @@ from compare import RUNGS
 from tinyconv import kernels
 from tinyconv.geometry import Geometry, transposed_geometry, window_geometry
 from tinyconv.kernels import cuda, im2col, loops, pointwise
-from tinyconv.kernels.axismap import AxisMap, axis_map
+from tinyconv.kernels.axismap import AxisMap, axis_map, window_maps
 
 DTYPES = (np.float64, np.float32, np.float16)
 UNIT = {np.float64: 2.0**-53, np.float32: 2.0**-24, np.float16: 2.0**-24}  # float16 is summed in float32
@@ -35,12 +35,11 @@ not_finite = pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 
 @contextmanager
 def scratch(limit: int) -> Iterator[None]:
-    before = kernels.scratch_limit()
     kernels.set_scratch_limit(limit)
     try:
         yield
     finally:
-        kernels.set_scratch_limit(before)
+        kernels.set_scratch_limit(None)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -319,11 +318,39 @@ def test_scattering_adds_every_element_at_its_index(rung: str, dtype: type) -> N
     expected = torch.zeros(2, 3, 42, dtype=torch.double)
     expected.scatter_add_(2, torch.from_numpy(indices).flatten(2), as_torch(gy).flatten(2))
     with kernels.use_kernels(rung):
-        gx = kernels.scatter_windows(laid_out(gy, "byte-swapped"), indices[:, :, ::-1][:, :, ::-1], (6, 7))
-        empty = kernels.scatter_windows(gy[:0], indices[:0], (6, 7))
+        gx = kernels.scatter_windows(laid_out(gy, "byte-swapped"), indices[:, :, ::-1][:, :, ::-1], (6, 7), None)
+        empty = kernels.scatter_windows(gy[:0], indices[:0], (6, 7), None)
     assert gx.dtype == dtype
     np.testing.assert_array_equal(gx, expected.reshape(2, 3, 6, 7).numpy())
     assert empty.shape == (0, 3, 6, 7)
+
+
+@every_rung
+@given(
+    g=geometries(pooling=True),
+    batch=st.integers(0, 2),
+    channels=st.integers(1, 5),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**32),
+)
+def test_the_gradient_of_max_pooling_is_that_of_torch(
+    rung: str, g: Geometry, batch: int, channels: int, dtype: type, seed: int
+) -> None:
+    """Of whole numbers, so that every order of summation gives the same. The windows that overlap choose together."""
+    assume(all(any(True for _ in g.window(o)) for o in product(*map(range, g.output))))
+    rng = np.random.default_rng(seed)
+    x = pooling_data(str(rng.choice(["negative", "ties"])), (batch, channels, *g.size), seed)
+    gy = rng.integers(-9, 10, (batch, channels, *g.output)).astype(dtype)
+    X = as_torch(x).requires_grad_()
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[g.rank - 1]
+    pads = [before for before, _ in g.padding]
+    ceil_mode = g.output != window_geometry("test", g.size, g.kernel, g.stride, g.padding, g.dilation).output
+    expected, at = pool(X, g.kernel, g.stride, pads, g.dilation, ceil_mode, True)
+    (expected_gx,) = torch.autograd.grad(expected, X, as_torch(gy))
+    with kernels.use_kernels(rung):
+        gx = kernels.scatter_windows(gy, at.numpy(), g.size, window_maps(g))
+    assert gx.dtype == dtype
+    np.testing.assert_array_equal(gx, expected_gx.numpy())
 
 
 @every_rung
@@ -415,17 +442,23 @@ def adaptive(n: int, o: int) -> AxisMap:
     "size, output",
     [((5,), (3,)), ((5, 7), (3, 4)), ((5, 7, 4), (3, 4, 6)), ((6, 19), (1, 1)), ((3, 18), (2, 3))],
 )
-def test_adaptive_max_pooling_is_that_of_torch(
+def test_adaptive_max_pooling_and_its_gradient_are_those_of_torch(
     rung: str, kind: str, size: tuple[int, ...], output: tuple[int, ...]
 ) -> None:
     rank = len(size)
     x = pooling_data(kind, (2, 2, *size), 1)
     pool = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[rank - 1]
-    expected, at = pool(as_torch(x), output, return_indices=True)
+    X = as_torch(x).requires_grad_()
+    expected, at = pool(X, output, return_indices=True)
+    gy = np.random.default_rng(2).integers(-9, 10, expected.shape).astype(float)
+    (expected_gx,) = torch.autograd.grad(expected, X, as_torch(gy))
+    maps = [adaptive(n, o) for n, o in zip(size, output)]
     with kernels.use_kernels(rung):
-        y, indices = kernels.adaptive_max_pool(x, [adaptive(n, o) for n, o in zip(size, output)])
-    np.testing.assert_array_equal(y, expected.numpy())
+        y, indices = kernels.adaptive_max_pool(x, maps)
+        gx = kernels.scatter_windows(gy, indices, size, maps)
+    np.testing.assert_array_equal(y, expected.detach().numpy())
     np.testing.assert_array_equal(indices, at.numpy())
+    np.testing.assert_array_equal(gx, expected_gx.numpy())
 
 
 @every_rung
@@ -902,13 +935,17 @@ def test_a_missing_operator_falls_to_the_next_rung(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setitem(kernels._modules, "numba", SimpleNamespace(conv=conv))
     monkeypatch.setitem(kernels._modules, "cuda", SimpleNamespace())
-    for rung in ("numba", "cuda"):
-        with kernels.use_kernels(rung):
-            assert kernels.kernel("conv") is conv
-            assert kernels.kernel("fold") is im2col.fold
-            table = kernels.table()
-            assert table["conv"] == "numba" and table["fold"] == "im2col"
-            assert ["conv", "numba"] in [line.split() for line in str(table).splitlines()]
+    kernels._serving.cache_clear()
+    try:
+        for rung in ("numba", "cuda"):
+            with kernels.use_kernels(rung):
+                assert kernels.kernel("conv") is conv
+                assert kernels.kernel("fold") is im2col.fold
+                table = kernels.table()
+                assert table["conv"] == "numba" and table["fold"] == "im2col"
+                assert ["conv", "numba"] in [line.split() for line in str(table).splitlines()]
+    finally:
+        kernels._serving.cache_clear()
 
 
 def test_every_rung_has_the_same_signatures() -> None:

@@ -16,7 +16,7 @@
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
 // Blocks run one after the other, so one copy serves them all; a section of its own says where it is.
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static __attribute__((used, section("cuda_shared")))
 #define printf cuda_on_cpu_printf
 
 const int warpSize = 32;
@@ -52,6 +52,11 @@ using std::log;
 using std::sqrt;
 using std::tanh;
 using std::fabs;
+using std::erf;
+using std::expm1;
+using std::log1p;
+using std::floor;
+using std::rint;
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }

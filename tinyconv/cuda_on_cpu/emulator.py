@@ -207,7 +207,8 @@ def _check_arguments(kernel: str, parameters: tuple[Parameter, ...], args: Seque
 def _arena(arrays: list[NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[int, int]]:
     """(memory, id of an array -> its place): copies of the arrays far from each other, with NaN or -1 between them.
 
-    Two arguments that are the same memory have the same place. ValueError: two that overlap otherwise.
+    An array begins as many bytes beyond a multiple of 16 as it does in its own memory: a view may be misaligned for
+    vectors. Two arguments that are the same memory have the same place. ValueError: two that overlap otherwise.
     """
     spans: dict[tuple[int, int], int] = {}
     places, size = {}, REDZONE
@@ -217,7 +218,7 @@ def _arena(arrays: list[NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[int, int
             if array.nbytes and other < span[0] + span[1] and span[0] < other + length and (other, length) != span:
                 raise ValueError("cuda_on_cpu: two arguments overlap without being the same array.")
         if span not in spans:
-            spans[span] = size
+            spans[span] = size + span[0] % 16
             size += -(-array.nbytes // 256) * 256 + REDZONE
         places[id(array)] = spans[span]
     raw = np.empty(size + 256, np.uint8)  # pages that nobody touches cost nothing

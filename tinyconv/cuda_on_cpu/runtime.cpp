@@ -13,6 +13,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -24,6 +25,7 @@ dim3 blockDim, gridDim;
 namespace {
 
 const size_t STACK = 256 << 10;
+const size_t GUARD = 64 << 10;  // below a stack, where nobody may write
 
 enum State { READY, AT_BLOCK_BARRIER, AT_WARP_OPERATION, DONE };
 
@@ -165,6 +167,13 @@ void look_for_races(Buffer& b, const char* at, size_t size, bool write, void* pc
     }
 }
 
+// Where a local array lies that is too large for the stack.
+bool below_the_stack(char* at) { return at < current->stack && at >= current->stack - (16 << 20); }
+
+void out_of_stack(void* pc) {
+    fail("it needs more than the " + std::to_string(STACK >> 10) + " KiB of stack that a thread has.", pc, 0);
+}
+
 void access(char* at, size_t size, bool write, void* pc) {
     if (!watch || !current) return;
     const char* does = write ? "writes" : "reads";
@@ -193,6 +202,7 @@ void access(char* at, size_t size, bool write, void* pc) {
     if (at >= current->stack && at + size <= current->stack + STACK) return;
     for (auto& part : own)
         if (at >= part.first && at + size <= part.second) return;
+    if (below_the_stack(at)) out_of_stack(pc);
     const Buffer* nearest = nullptr;
     size_t least = ~size_t(0);
     for (const Buffer& b : buffers) {
@@ -206,6 +216,8 @@ void access(char* at, size_t size, bool write, void* pc) {
     fail(std::string("it ") + does + " " + element(*nearest, at) + ", outside of its " +
              std::to_string(nearest->bytes / nearest->item) + " elements.", pc, 0);
 }
+
+#include "faults.h"
 
 // The threads of a block that did not start yet, one after the other: a thread that never waits needs no switch.
 void run_threads() {
@@ -223,9 +235,10 @@ void run_threads() {
 // On a stack of their own.
 void start_threads() {
     if (used_stacks == stacks.size()) {
-        void* memory = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) abort();
-        stacks.push_back((char*)memory);
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* memory = mmap(nullptr, GUARD + STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE)) abort();
+        stacks.push_back((char*)memory + GUARD);
     }
     ucontext_t fresh;
     getcontext(&fresh);
@@ -371,6 +384,7 @@ void cuda_on_cpu_launch(void (*kernel)(void**), void** arguments, const unsigned
     dladdr((void*)&cuda_on_cpu_launch, &here);
     dl_iterate_phdr(remember_own, (void*)library);
     dl_iterate_phdr(remember_own, (void*)here.dli_fname);
+    Faults caught;
     bool good = true;
     block_number = 0;
     for (unsigned z = 0; good && z < grid[2]; ++z)
@@ -536,6 +550,12 @@ CHECKED(8)
 CHECKED(16)
 void __tsan_read_range(void* at, size_t size) { access((char*)at, size, false, __builtin_return_address(0)); }
 void __tsan_write_range(void* at, size_t size) { access((char*)at, size, true, __builtin_return_address(0)); }
+// clang copies a struct by a call of memcpy, which the linker turns into one of this.
+void* __wrap_memcpy(void* to, const void* from, size_t size) {
+    access((char*)from, size, false, __builtin_return_address(0));
+    access((char*)to, size, true, __builtin_return_address(0));
+    return memcpy(to, from, size);
+}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}

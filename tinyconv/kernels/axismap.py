@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tinyconv.geometry import Geometry
 
 Integers = NDArray[np.int64]
 Layer = tuple[Integers, Integers, NDArray[np.floating]]
@@ -66,3 +68,17 @@ def axis_map(
     inputs = np.fromiter((i for row in taps for i in row), np.int64, len(outputs))
     values = np.fromiter((w for row in weights for w in row), dtype, len(outputs))
     return AxisMap(size, len(taps), outputs, inputs, values)
+
+
+@lru_cache(maxsize=256)
+def window_maps(g: Geometry) -> tuple[AxisMap, ...]:
+    """Of each axis of ``g`` the map that adds up the pixels of a window."""
+    return tuple(_window_map(g, axis) for axis in range(g.rank))
+
+
+def _window_map(g: Geometry, axis: int) -> AxisMap:
+    o, k = np.arange(g.output[axis])[:, None], np.arange(g.kernel[axis])
+    pixels = np.asarray(g.input_index(axis, o, k))  # type: ignore[arg-type]  # (O, K)
+    inside = (pixels >= 0) & (pixels < g.size[axis])
+    outputs = np.broadcast_to(o, inside.shape)[inside]
+    return AxisMap(g.size[axis], g.output[axis], outputs, pixels[inside], np.ones(len(outputs), np.float32))

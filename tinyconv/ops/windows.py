@@ -13,6 +13,7 @@ from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.dtypes import is_float
 from tinyconv.geometry import Sizes
 from tinyconv.kernels.arrays import Array, array_module
+from tinyconv.kernels.axismap import AxisMap
 from tinyconv.ops.convert import as_tensor
 
 #: Names of the spatial axes, for messages.
@@ -50,10 +51,13 @@ def check_channels(op: str, input: Tensor) -> None:
 
 
 class TakePixels(Function):
-    """y[n, c, o] = x[n, c, indices[n, c, o]], the index counting the pixels of one plane in row-major order."""
+    """y[n, c, o] = x[n, c, indices[n, c, o]], the index counting the pixels of one plane in row-major order.
 
-    def __init__(self, indices: Array, size: Sizes) -> None:
-        self.indices, self.size = indices, size
+    ``windows``: see ``kernels.scatter_windows``.
+    """
+
+    def __init__(self, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> None:
+        self.indices, self.size, self.windows = indices, size, windows
 
     def forward(self, x: Array) -> Array:
         xp = array_module(x)
@@ -63,20 +67,20 @@ class TakePixels(Function):
         return xp.take_along_axis(planes, flat, axis=2).reshape(self.indices.shape)
 
     def backward(self, g: Tensor) -> Tensor:
-        return AddToPixels(self.indices, self.size)(g)
+        return AddToPixels(self.indices, self.size, self.windows)(g)
 
 
 class AddToPixels(Function):
     """x[n, c, indices[n, c, o]] += y[n, c, o], from zero: the transpose of :class:`TakePixels`."""
 
-    def __init__(self, indices: Array, size: Sizes) -> None:
-        self.indices, self.size = indices, size
+    def __init__(self, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> None:
+        self.indices, self.size, self.windows = indices, size, windows
 
     def forward(self, y: Array) -> Array:
-        return kernels.scatter_windows(y, self.indices, self.size)
+        return kernels.scatter_windows(y, self.indices, self.size, self.windows)
 
     def backward(self, g: Tensor) -> Tensor:
-        return TakePixels(self.indices, self.size)(g)
+        return TakePixels(self.indices, self.size, self.windows)(g)
 
 
 def outer_product(lists: Sequence[Sequence[int]], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -234,7 +234,7 @@ def add_at_indices(first, last, gy, indices, gx):  # type: ignore[no-untyped-def
             gx[p, indices[p, o]] += gy[p, o]
 
 
-def scatter_windows(gy: Array, indices: Array, size: Sizes) -> Array:
+def scatter_windows(gy: Array, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> Array:
     """gy and indices (N, C, *O) to gx (N, C, *size): within a plane one after the other, the planes in parallel."""
     count = prod(gy.shape[:2])
     values = plain(gy).reshape(count, prod(gy.shape[2:]))

@@ -17,19 +17,32 @@ from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
+MOST_BLOCKS = 65535  # on the axes y and z of a grid
+PLANES = 4  # of threads.h
+HEADERS = ("window.h", "threads.h", "four.h")  # in front of every kernel's source
 
 OPTIONS = ("--std=c++17",)  # of the compiler on a GPU
 HOPPER = ("wgmma.cu",)  # what is compiled for sm_90a, and no other
 
-#: What a kernel's source calls REAL, by the dtype of the first array; kernels of one precision do not use it.
+#: What a kernel's source calls REAL, by the dtype of the first array; float where that has no numbers to compute with.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+
+#: What it calls INDEX, a number of elements: a GPU divides 32 bits several times faster, and few arrays need more.
+INDEX, WIDE_INDEX = "unsigned", "unsigned long long"
+_NARROW = 1 << 31  # elements of an array, below which INDEX does
+
+Constants = tuple[tuple[str, int], ...]
 
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
-def source(file: str, dtype: np.dtype[Any]) -> str:
-    """The source of kernels for arrays of ``dtype``, window.h in front and the headers that it includes in place."""
-    return f"{_text('window.h')}\n{_text(file)}".replace("REAL", REALS.get(dtype, "REAL"))
+def source(file: str, dtype: np.dtype[Any], constants: Constants = (), index: str = INDEX) -> str:
+    """The source of kernels for arrays of ``dtype``: ``const int NAME = value;`` of the constants, the headers, and the
+    file with those that it includes in place.
+    """
+    named = "".join(f"const int {name} = {value};\n" for name, value in constants)
+    text = "\n".join(map(_text, (*HEADERS, file)))
+    return named + text.replace("REAL", REALS.get(dtype, "float")).replace("INDEX", index)
 
 
 def _text(file: str) -> str:
@@ -37,9 +50,11 @@ def _text(file: str) -> str:
 
 
 @cache
-def _kernel(file: str, name: str, dtype: np.dtype[Any], on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
+def _kernel(
+    file: str, name: str, dtype: np.dtype[Any], constants: Constants, index: str, on_gpu: bool
+) -> tuple[Any, tuple[Parameter, ...]]:
     """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
-    code = source(file, dtype)
+    code = source(file, dtype, constants, index)
     parameters = kernels_of(code)[name]
     if not on_gpu:
         return RawKernel(code, name), parameters
@@ -72,20 +87,25 @@ def launch(
     blocks: int | tuple[int, int, int],
     args: tuple[Any, ...],
     threads: int = THREADS,
+    constants: Constants = (),
     shared: int = 0,
 ) -> None:
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
 
+    constants: (name, value) of the numbers that the file leaves open; each combination is a kernel of its own.
+    shared: bytes of dynamic shared memory a block.
+
     args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
-    window. The first array says where it runs. ``shared``: bytes of dynamic shared memory a block.
-    Nothing is launched for no blocks: a result without elements.
+    struct as its array, or as a tuple of its members. The first array says where it runs. Nothing is launched for no
+    blocks: a result without elements.
     """
     grid = blocks if isinstance(blocks, tuple) else (blocks,)
     if not all(grid):
         return
     array = args[0]
     on_gpu = array_module(array) is not np
-    kernel, parameters = _kernel(file, name, array.dtype, on_gpu)
+    index = INDEX if all(getattr(a, "size", 0) < _NARROW for a in args) else WIDE_INDEX
+    kernel, parameters = _kernel(file, name, array.dtype, constants, index, on_gpu)
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
@@ -97,6 +117,8 @@ def launch(
 def _checked(kernel: str, p: Parameter, arg: Any, kind: type[Any]) -> Any:
     if not p.pointer and p.dtype.names is None:
         return p.dtype.type(arg)  # OverflowError for a size that does not fit
+    if isinstance(arg, tuple):
+        return np.array(tuple(arg), p.dtype)
     kind = kind if p.pointer else np.ndarray  # a struct is a NumPy array of one element on a GPU as well
     if not isinstance(arg, kind) or arg.dtype != p.dtype or not arg.flags.c_contiguous:
         raise TypeError(
@@ -129,6 +151,28 @@ def contiguous(array: Array) -> Array:
     return xp.ascontiguousarray(array)
 
 
+def device_of(array: Array) -> tuple[Any, int | None]:
+    """The array module and the number of the GPU: where a table must lie that a kernel reads beside ``array``."""
+    xp = array_module(array)
+    return xp, None if xp is np else array.device.id
+
+
 def blocks_for(elements: int) -> int:
     """So many that each element has a thread."""
     return -(-elements // THREADS)
+
+
+def side_by_side(lanes: int, rows: int) -> tuple[tuple[int, int, int], int]:
+    """Grid and threads of a block for so many ``rows`` of lanes: lanes on x; rows on y and z together, since neither
+    may have more than 65,535 blocks. A kernel finds its row as blockIdx.z * gridDim.y + blockIdx.y; some blocks may
+    have none.
+    """
+    threads = min(THREADS, -(-lanes // 32) * 32)
+    deep = -(-rows // MOST_BLOCKS)
+    return (-(-lanes // threads), -(-rows // max(1, deep)), deep), threads
+
+
+def over_planes(file: str, name: str, arrays: tuple[Array, ...], planes: int, window: np.ndarray[Any, Any]) -> None:
+    """Launch a kernel of which a thread makes one element of the last array in each of a few planes, see threads.h."""
+    tasks = -(-planes // PLANES) * (arrays[-1].size // max(1, planes))
+    launch(file, name, blocks_for(tasks), (*arrays, planes, tasks, window))

@@ -8,12 +8,17 @@ from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch
 
 
+def _launch(kernel: str, arrays: tuple[Array, ...], columns: int, classes: int, inner: int, *more: int) -> None:
+    """Launch a kernel of columns of numbers `inner` apart: a warp each where neighbouring columns are too few."""
+    lanes = 32 if inner < 8 and classes >= 16 else 1
+    launch("softmax.cu", kernel, blocks_for(columns * lanes), (*arrays, columns, classes, inner, lanes, *more))
+
+
 def softmax(x: Array, axis: int, log: bool) -> Array:
     """e^x / sum e^x along an axis, or its logarithm; any shape."""
     x = contiguous(x)
     y = array_module(x).empty(x.shape, x.dtype)
-    columns, classes, inner = _columns(x, axis)
-    launch("softmax.cu", "softmax", blocks_for(columns), (x, y, columns, classes, inner, int(log)))
+    _launch("softmax", (x, y), *_columns(x, axis), log)
     return y
 
 
@@ -21,8 +26,7 @@ def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
     """The gradient of softmax at its output y, for a cotangent g of the same shape."""
     g, y = contiguous(g), contiguous(y.astype(g.dtype, copy=False))
     dx = array_module(g).empty(g.shape, g.dtype)
-    columns, classes, inner = _columns(g, axis)
-    launch("softmax.cu", "softmax_grad", blocks_for(columns), (g, y, dx, columns, classes, inner, int(log)))
+    _launch("softmax_grad", (g, y, dx), *_columns(g, axis), log)
     return dx
 
 
@@ -39,9 +43,7 @@ def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple
     loss = xp.empty((n, length), x.dtype)
     top, log_sum = xp.empty((n, 1, length), x.dtype), xp.empty((n, 1, length), x.dtype)
     args = (x, contiguous(target), contiguous(factor.astype(x.dtype, copy=False)), contiguous(valid))
-    launch(
-        "softmax.cu", "cross_entropy", blocks_for(loss.size), (*args, loss, top, log_sum, loss.size, classes, length)
-    )
+    _launch("cross_entropy", (*args, loss, top, log_sum), loss.size, classes, length)
     return loss, top, log_sum
 
 
@@ -52,6 +54,6 @@ def cross_entropy_grad(
     x = contiguous(x)
     dx = array_module(x).empty(x.shape, x.dtype)
     g, factor, top, log_sum = (contiguous(a.astype(x.dtype, copy=False)) for a in (g, factor, top, log_sum))
-    args = (g, x, contiguous(target), factor, contiguous(valid), top, log_sum, dx, x.size, x.shape[1], x.shape[2])
-    launch("softmax.cu", "cross_entropy_grad", blocks_for(x.size), args)
+    args = (g, x, contiguous(target), factor, contiguous(valid), top, log_sum, dx)
+    _launch("cross_entropy_grad", args, g.size, x.shape[1], x.shape[2])
     return dx

@@ -1,9 +1,10 @@
-"""Host code of the norms: which axes of an array are A, C and L of norm.cu."""
+"""Host code of the norms: which axes of an array are A, C and L of norm.cu, and who adds up what."""
 
 from __future__ import annotations
 
 from itertools import groupby
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +12,37 @@ from tinyconv.kernels import im2col
 from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch
 
-_THREADS = 256  # of norm.cu
+_SHORT, _DEEP = 128, 32  # numbers of a row, below which a thread goes down a column, if that has so many
+#: Warps and threads that keep a large GPU busy: so many teams share the sums, as long as each has enough to do.
+_WARPS, _COLUMNS = 4096, 65536
+
+
+class Teams(NamedTuple):
+    """How a sum over (A, C, L) is shared out: see norm.cu."""
+
+    A: int
+    C: int
+    L: int
+    segments: int
+    length: int
+    parts: int
+    lanes: int
+
+    @property
+    def blocks(self) -> int:
+        """Of the launch."""
+        lines = self.C * self.L if self.lanes == 1 else self.A * self.C
+        return blocks_for(lines * self.segments * self.lanes)
+
+
+def _teams(A: int, C: int, L: int) -> Teams:
+    if C == 1:
+        A, L = 1, A * L
+    columns = L < _SHORT and (A >= _DEEP or L < 8 and A > 1)
+    line, most = (A, min(_COLUMNS // (C * L), A // 16)) if columns else (L, min(_WARPS // (A * C), L // 512))
+    length = -(-line // max(1, most))
+    segments, lanes = -(-line // length), 1 if columns else 8 if length < _SHORT else 32
+    return Teams(A, C, L, segments, length, segments * (L if columns else A), lanes)
 
 
 def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: float) -> tuple[Array, Array, Array]:
@@ -20,13 +51,16 @@ def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: 
     if not x.size or layout is None or scaled is None or bias.shape != weight.shape:
         return im2col.normalise(x, weight, bias, axes, eps)
     xp, x = array_module(x), contiguous(x)
-    A, C, L = layout
+    (_, C, L), teams = layout, _teams(*layout)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     mean, var, y = xp.empty(kept, np.float64), xp.empty(kept, np.float64), xp.empty(x.shape, x.dtype)
-    launch("norm.cu", "statistics", C, (x, mean, var, A, C, L), _THREADS)
+    parts = mean if teams.parts == 1 else xp.empty((C, teams.parts, 3), np.float64)
+    launch("norm.cu", "statistics", teams.blocks, (x, mean, var, parts, teams))
+    if teams.parts > 1:
+        launch("norm.cu", "join_statistics", blocks_for(32 * C), (parts, mean, var, C, teams.parts))
     weight, bias = (contiguous(a.astype(x.dtype, copy=False)) for a in (weight, bias))
-    args = (x, mean, var, weight, bias, y, x.size, C, L, *scaled, eps)
-    launch("norm.cu", "scale_shift", blocks_for(x.size), args)
+    args = (x, mean, var, weight, bias, y, x.size, (C, L, *scaled), eps)
+    launch("norm.cu", "scale_shift", blocks_for(-(-x.size // 4)), args)
     return y, mean, var
 
 
@@ -40,14 +74,36 @@ def normalise_grad(
     xp, dtype = array_module(x), weight.dtype
     x, weight = contiguous(x), contiguous(weight.astype(x.dtype, copy=False))
     g, mean, var = contiguous(g.astype(x.dtype, copy=False)), contiguous(mean), contiguous(var)
-    A, C, L = layout
-    sums, dx = xp.empty((C, 2), np.float64), xp.empty(x.shape, x.dtype)
-    dw, db = xp.empty(weight.shape, x.dtype), xp.empty(weight.shape, x.dtype)
-    launch("norm.cu", "gradient_sums", C, (g, x, mean, var, weight, sums, A, C, L, *scaled, eps), _THREADS)
-    each = (g, x, mean, var, weight, sums, dx, x.size, C, L, *scaled, A * L, eps)
-    launch("norm.cu", "gradient_input", blocks_for(x.size), each)
-    launch("norm.cu", "gradient_weight", scaled[1], (g, x, mean, var, dw, db, x.size, C, L, *scaled, eps), _THREADS)
-    return dx, dw.astype(dtype, copy=False), db.astype(dtype, copy=False)
+    (A, C, L), (inner, count) = layout, scaled
+    given, how = (g, x, mean, var, weight), (C, L, inner, count)
+
+    def add_up(teams: Teams, kind: str) -> Array:
+        parts = xp.empty((teams.C, teams.parts, 2), np.float64)
+        args = (*given, parts, teams, how, eps)
+        launch("norm.cu", "gradient_parts" + kind, teams.blocks, args)
+        return parts
+
+    def join(parts: Array, outputs: int, A: int, runs: int, segments: int, of: int, weighted: bool) -> list[Array]:
+        """sums (outputs, 2), dw and db (outputs,)"""
+        found = [xp.empty((outputs, 2), np.float64), *(xp.empty(outputs, x.dtype) for _ in range(2))]
+        args = (weight, parts, *found, outputs, A, runs, segments, parts.shape[1], of, weighted)
+        launch("norm.cu", "join_gradients", blocks_for(32 * outputs), args)
+        return found
+
+    teams = _teams(x.size // (count * inner), count, inner)
+    same = (C, L) == (count, inner)  # a weight for each mean, which moves out of the sums
+    rows = teams.lanes > 1 and L % teams.L == 0  # each of one weight and of one mean
+    parts = add_up(teams, "" if same or rows else "_moving")
+    sums, dw, db = join(parts, count, 1, 1, teams.parts, count, same)
+    if rows and not same:
+        sums = join(parts, C, A, L // teams.L, teams.segments, count, True)[0]
+    elif not same:
+        teams = _teams(A, C, L)
+        sums = join(add_up(teams, "_weighted"), C, 1, 1, teams.parts, C, False)[0]
+    dx = xp.empty(x.shape, x.dtype)
+    args = (*given, sums, dx, x.size, how, C / x.size, eps)
+    launch("norm.cu", "gradient_input", blocks_for(-(-x.size // 4)), args)
+    return dx, *(a.reshape(weight.shape).astype(dtype, copy=False) for a in (dw, db))
 
 
 def _layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int, int] | None:
@@ -68,7 +124,7 @@ def _block(weight: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int] |
     """(inner, count): element i of x is scaled by weight i // inner % count. None where the weight's axes are apart."""
     wide = [a for a, n in enumerate(weight) if n != 1]
     if not wide:
-        return 1, 1
+        return prod(shape), 1
     between = range(wide[0], wide[-1])
     if any(weight[a] == 1 and shape[a] != 1 for a in between):
         return None

@@ -1,52 +1,60 @@
-// Pooling over windows of three axes, see window.h. REAL is float or double. One thread a result; nothing is written twice.
+// Pooling over windows of three axes, see window.h. A thread makes one result in each of a few planes, see threads.h.
+// REAL is float or double. The gradients are gathered through lists: maps.cu.
 
 // y[c, o] = the largest pixel of the window and its flat index in the image. Of equal pixels the first wins; a NaN
 // wins, and of several the last. A window that reads no pixel is minus infinity, with the index 0.
-extern "C" __global__ void max_pool(const REAL* x, REAL* y, long long* indices, long long elements, Window g) {
-    long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= elements) return;
-    const REAL* image = x + at / outputs(g) * pixels(g);
-    Place o = output_at(g, at);
-    REAL best = -REAL(1e308 * 10);  // minus infinity, for which there is no name without a header
-    long long where = -1;
+extern "C" __global__ void max_pool(const REAL* x, REAL* y, long long* indices, INDEX planes, INDEX tasks, Window g) {
+    INDEX thread = thread_number();
+    if (thread >= tasks) return;
+    Task t = task(thread, g.d.output, g.h.output, g.w.output);
+    int here = count(t, planes);
+    INDEX image = pixels(g), result = outputs(g);
+    REAL best[PLANES];
+    INDEX where[PLANES] = {};
+    for (int p = 0; p < PLANES; ++p) best[p] = -REAL(1e308 * 10);  // minus infinity: it has no name without a header
+    bool first = true;
     for (int kd = 0; kd < g.d.kernel; ++kd)
-        for (int kh = 0; kh < g.h.kernel; ++kh)
+        for (int kh = 0; kh < g.h.kernel; ++kh) {
+            int d = pixel(g.d, t.at.d, kd), h = pixel(g.h, t.at.h, kh);
+            if (d < 0 || h < 0) continue;
+            INDEX row = ((INDEX)d * g.h.size + h) * g.w.size;
             for (int kw = 0; kw < g.w.kernel; ++kw) {
-                long long i = pixel(g, o, {kd, kh, kw});
-                if (i >= 0 && (where < 0 || image[i] > best || image[i] != image[i])) best = image[i], where = i;
+                int w = pixel(g.w, t.at.w, kw);
+                if (w < 0) continue;
+                for (int p = 0; p < PLANES; ++p) {
+                    if (p >= here) continue;
+                    REAL value = x[(t.plane + p) * image + row + w];
+                    if (first || value > best[p] || value != value) best[p] = value, where[p] = row + w;
+                }
+                first = false;
             }
-    y[at] = best;
-    indices[at] = where < 0 ? 0 : where;
+        }
+    INDEX o = ((INDEX)t.at.d * g.h.output + t.at.h) * g.w.output + t.at.w;
+    for (int p = 0; p < PLANES; ++p)
+        if (p < here) y[(t.plane + p) * result + o] = best[p], indices[(t.plane + p) * result + o] = where[p];
 }
 
 // y[c, o] = (sum of the window's pixels) / divisor[o].
-extern "C" __global__ void avg_pool(const REAL* x, const REAL* divisor, REAL* y, long long elements, Window g) {
-    long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= elements) return;
-    const REAL* image = x + at / outputs(g) * pixels(g);
-    Place o = output_at(g, at);
-    REAL acc = 0;
+extern "C" __global__ void avg_pool(const REAL* x, const REAL* divisor, REAL* y, INDEX planes, INDEX tasks, Window g) {
+    INDEX thread = thread_number();
+    if (thread >= tasks) return;
+    Task t = task(thread, g.d.output, g.h.output, g.w.output);
+    int here = count(t, planes);
+    INDEX image = pixels(g), result = outputs(g);
+    REAL acc[PLANES] = {};
     for (int kd = 0; kd < g.d.kernel; ++kd)
-        for (int kh = 0; kh < g.h.kernel; ++kh)
+        for (int kh = 0; kh < g.h.kernel; ++kh) {
+            int d = pixel(g.d, t.at.d, kd), h = pixel(g.h, t.at.h, kh);
+            if (d < 0 || h < 0) continue;
+            const REAL* row = x + t.plane * image + ((INDEX)d * g.h.size + h) * g.w.size;
             for (int kw = 0; kw < g.w.kernel; ++kw) {
-                long long i = pixel(g, o, {kd, kh, kw});
-                if (i >= 0) acc += image[i];
+                int w = pixel(g.w, t.at.w, kw);
+                if (w < 0) continue;
+                for (int p = 0; p < PLANES; ++p)
+                    if (p < here) acc[p] += row[p * image + w];
             }
-    y[at] = acc / divisor[at % outputs(g)];
-}
-
-// gx[c, i] = sum over the (o, k) that read i of gy[c, o] / divisor[o].
-extern "C" __global__ void avg_pool_input(const REAL* gy, const REAL* divisor, REAL* gx, long long elements, Window g) {
-    long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= elements) return;
-    const REAL* given = gy + at / pixels(g) * outputs(g);
-    Place i = pixel_at(g, at);
-    REAL acc = 0;
-    for (int kd = 0; kd < g.d.kernel; ++kd)
-        for (int kh = 0; kh < g.h.kernel; ++kh)
-            for (int kw = 0; kw < g.w.kernel; ++kw) {
-                long long o = reader(g, i, {kd, kh, kw});
-                if (o >= 0) acc += given[o] / divisor[o];
-            }
-    gx[at] = acc;
+        }
+    INDEX o = ((INDEX)t.at.d * g.h.output + t.at.h) * g.w.output + t.at.w;
+    for (int p = 0; p < PLANES; ++p)
+        if (p < here) y[(t.plane + p) * result + o] = acc[p] / divisor[o];
 }

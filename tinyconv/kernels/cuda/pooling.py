@@ -1,12 +1,14 @@
-"""Host code of the poolings."""
+"""Host code of pooling; that of its gradients is in resampling.py."""
 
 from __future__ import annotations
+
+from math import prod
 
 import numpy as np
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array, array_module
-from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch, window
+from tinyconv.kernels.cuda.launcher import contiguous, over_planes, window
 
 
 def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
@@ -15,7 +17,7 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     xp = array_module(x)
     y = xp.empty((*x.shape[:2], *g.output), x.dtype)
     indices = xp.empty(y.shape, np.int64)
-    launch("pool.cu", "max_pool", blocks_for(y.size), (x, y, indices, y.size, window(g)))
+    over_planes("pool.cu", "max_pool", (x, y, indices), prod(x.shape[:2]), window(g))
     return y, indices
 
 
@@ -23,15 +25,6 @@ def avg_pool(x: Array, g: Geometry, divisor: Array) -> Array:
     """x (N, C, *I), divisor (*O) to y (N, C, *O)."""
     x = contiguous(x)
     y = array_module(x).empty((*x.shape[:2], *g.output), x.dtype)
-    divisor = contiguous(divisor.astype(x.dtype))
-    launch("pool.cu", "avg_pool", blocks_for(y.size), (x, divisor, y, y.size, window(g)))
+    divisor = contiguous(divisor.astype(x.dtype, copy=False))
+    over_planes("pool.cu", "avg_pool", (x, divisor, y), prod(x.shape[:2]), window(g))
     return y
-
-
-def avg_pool_input(gy: Array, g: Geometry, divisor: Array) -> Array:
-    """gy (N, C, *O), divisor (*O) to gx (N, C, *I)."""
-    gy = contiguous(gy)
-    gx = array_module(gy).empty((*gy.shape[:2], *g.size), gy.dtype)
-    divisor = contiguous(divisor.astype(gy.dtype))
-    launch("pool.cu", "avg_pool_input", blocks_for(gx.size), (gy, divisor, gx, gx.size, window(g)))
-    return gx

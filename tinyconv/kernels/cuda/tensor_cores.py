@@ -67,7 +67,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int, precision: str) -
     if len(sums) == 1:
         return sums[0]
     gw = array_module(x).empty(sums.shape[1:], x.dtype)
-    launch("tiled.cu", "add_parts", blocks_for(gw.size), (sums, gw, gw.size, len(sums)))
+    launch("pack.cu", "add_parts", blocks_for(gw.size), (sums, gw, gw.size, len(sums)))
     return gw
 
 

@@ -6,14 +6,13 @@
 // half of shared memory, so that a block meets at one barrier a slice.
 //
 // Images stay as they are, channels first: a slice is 16 rows of neighbouring pixels, which neighbouring threads read.
-// Copying them to channels last, as the tensor cores' own tables suggest, would read and write each once more: at the
-// 4 TB/s of an H200 a quarter of the time of a whole 3x3 layer of 64 channels.
+// Copying them to channels last beforehand would read and write each of them once more.
 //
 // Before this: WORD, how many channels a word of a fragment holds; the functions word...(), which read and round them;
 // multiply(), the product of a warp; PITCH and SUM_PITCH, the lengths of rows in shared memory, with which lanes that
 // read at the same time find their words in different banks.
 
-#include "columns.h"
+#include "slices.h"
 
 const int SLICE = 16, STEPS = SLICE / 8 / WORD;  // channels; products of fragments that they take
 const int COLUMNS = 128;                         // of a tile
@@ -67,7 +66,7 @@ __device__ void write_columns(const Tile<DOWN>& tile, float* y, long long first,
     Column at = {(first + column) / made, (first + column) % made};
 #pragma unroll
     for (int fours = 0; fours < 2 * DOWN; ++fours) {
-        Four to = four_columns(at, groups * rows, N, made);
+        FourColumns to = four_columns(at, groups * rows, N, made);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             float v[4];

@@ -6,7 +6,7 @@
 // of 64 channels at one tap.
 #include "tensor_core.h"
 #include "warpgroup.h"
-#include "columns.h"
+#include "slices.h"
 
 const int SLICE = 64;             // channels: a row of a tile is 128 bytes
 const int CHUNK = 8, CHUNKS = 8;  // channels in 16 bytes, and how many of these a row has
@@ -59,7 +59,7 @@ __device__ void write_columns(const float (&c)[64], float* y, int row, long long
     Column at = {(first + column) / made, (first + column) % made};
 #pragma unroll
     for (int fours = 0; fours < 8; ++fours) {
-        Four to = four_columns(at, groups * rows, N, made);
+        FourColumns to = four_columns(at, groups * rows, N, made);
 #pragma unroll
         for (int down = 0; down < 2; ++down) {
             float v[4];

@@ -25,11 +25,11 @@ __device__ void go_on(Column& c, int columns, long long outputs) {
 }
 
 // Where four neighbouring columns of y (image, row, output) are written, in row 0; -1 behind the last of N images.
-struct Four {
+struct FourColumns {
     long long at[4];
 };
-__device__ Four four_columns(Column c, int rows, int N, long long outputs) {
-    Four result;
+__device__ FourColumns four_columns(Column c, int rows, int N, long long outputs) {
+    FourColumns result;
     for (int j = 0; j < 4; ++j) {
         result.at[j] = c.image < N ? c.image * rows * outputs + c.output : -1;
         go_on(c, 1, outputs);
@@ -38,7 +38,7 @@ __device__ Four four_columns(Column c, int rows, int N, long long outputs) {
 }
 
 // At once where they lie aligned.
-__device__ void write4(float* y, const float (&v)[4], Four to, int row, long long outputs) {
+__device__ void write4(float* y, const float (&v)[4], FourColumns to, int row, long long outputs) {
     y += row * outputs;
     if (outputs % 4 == 0) {
         if (to.at[0] >= 0) *(float4*)(y + to.at[0]) = *(const float4*)v;
