@@ -11,8 +11,9 @@
 
 The source is compiled by g++ or clang++. Every thread of a block is a fibre; blocks follow each other. It finds
 accesses outside of an array, writes to a const one, shared memory that is read before it is written, races within a
-block and between blocks, barriers that some threads miss, arguments of the wrong type; and says kernel, block, thread
-and line. What it cannot show is speed, and the layout of a tensor core's fragments.
+block and between blocks, barriers that some threads miss, copies and matrix products that nobody waits for, arguments
+of the wrong type; and says kernel, block, thread and line. What it cannot show is speed, and the layout of a tensor
+core's fragments.
 """
 
 from tinyconv.cuda_on_cpu.compiler import CompileError, NoCompiler

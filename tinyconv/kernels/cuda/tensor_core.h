@@ -9,6 +9,7 @@
 //     c[0] (g, 2t)  c[1] (g, 2t + 1)  c[2] (g + 8, 2t)  c[3] (g + 8, 2t + 1)     row, column
 //
 // A word is one number of TF32 (K = 8), or two neighbours on k of bf16, the first in the lower half (K = 16).
+// The emulator shows that a kernel agrees with this table; that a chip does, only the chip can show.
 #ifndef TENSOR_CORE_H
 #define TENSOR_CORE_H
 
