@@ -30,7 +30,10 @@ SHARED = 48 << 10  # bytes a block
 
 #: What a file leaves open, each way in which it is compiled, by dtype.
 CONSTANTS = {
-    "tiled.cu": lambda dtype: [tile.constants for tile in tiled.TILES[dtype]],
+    "tiled.cu": lambda dtype: [
+        *(tile.constants() for tile in tiled.TILES[dtype]),
+        tiled.FEW_TILES[dtype].constants(few=True),
+    ],
     "depthwise.cu": lambda dtype: [(("SIZE", size), ("STRIDE", stride)) for size, stride in ((3, 1), (3, 2), (0, 0))],
 }
 VARIANTS = [
@@ -66,7 +69,7 @@ SHARES = {"gather": {128: 0.85, 64: 0.7, 32: 0.65}, "weight_parts": {128: 0.72, 
 @pytest.mark.parametrize("dtype", launcher.REALS, ids=str)
 def test_the_loops_of_tiles_multiply(dtype: np.dtype) -> None:
     for tile in tiled.TILES[dtype]:
-        loops = nvrtc.loops(launcher.source("tiled.cu", dtype, tile.constants), "sm_90")
+        loops = nvrtc.loops(launcher.source("tiled.cu", dtype, tile.constants()), "sm_90")
         assert loops.keys() == SHARES.keys()
         for name, found in loops.items():
             assert max(loop.share for loop in found) >= SHARES[name][tile.rows], (name, tile)

@@ -6,7 +6,7 @@
 // column of threads. There are two slices: while one is multiplied, the next is on its way from memory into registers,
 // and is then written into the other. So a slice needs one barrier, and nobody waits for memory.
 //
-// ROWS, COLUMNS and ACROSS are constants that the launcher puts in front, see tiled.py; REAL is float or double.
+// ROWS, COLUMNS, ACROSS and FEW are constants that the launcher puts in front, see tiled.py; REAL is float or double.
 
 const int THREADS = ROWS * COLUMNS / (32 * ACROSS), DEPTH = 8;
 
@@ -121,8 +121,13 @@ __device__ void next_tap(Walk& walk, const Reading& r, int slices_a_tap) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Outputs and the gradient of the input
 
-// What `gather` below is given.
-struct Problem { const REAL *x, *packed; int N, C, rows, groups; Window g; };
+// What `gather` below is given. `depth`: how many channels a tap sums over. With FEW, for outputs of few channels that
+// would leave a slice half empty, all taps of all channels take the place of one tap's channels.
+struct Problem { const REAL *x, *packed; int N, C, rows, groups, depth; Window g; };
+
+// What a depth of FEW adds to the place of an output; its channel.
+struct Shift { int d, h, w, channel; };
+const int MOST_FEW = FEW ? 512 : 1, NOWHERE = -(1 << 29);  // outside, whatever is added
 
 // What the threads of a block share. In shared memory also what is rarely needed: registers are for results.
 struct Shared {
@@ -131,15 +136,17 @@ struct Shared {
     Reading r;
     Part part;
     Walk walk;
+    Shift shifts[MOST_FEW];
     int plane, slice_of_weights;  // elements from one channel to the next; from one slice to the next
 };
 
-__device__ int slices_a_tap(int C) { return (C + DEPTH - 1) / DEPTH; }
+__device__ int slices_a_tap(int depth) { return (depth + DEPTH - 1) / DEPTH; }
 __device__ int padded(int rows) { return (rows + ROWS - 1) / ROWS * ROWS; }
 
 // packed[group, tap, channel, part.row + row]
 __device__ const REAL* weights_at(const Problem& p, const Shared& s, Place t, int channel, int row) {
-    long long line = ((long long)s.part.group * taps(p.g) + tap_of(s.r, p.g, t)) * slices_a_tap(p.C) * DEPTH + channel;
+    long long tap = FEW ? s.part.group : (long long)s.part.group * taps(p.g) + tap_of(s.r, p.g, t);
+    long long line = tap * slices_a_tap(p.depth) * DEPTH + channel;
     return p.packed + line * padded(p.rows) + s.part.row + row;
 }
 
@@ -154,7 +161,8 @@ __device__ bool set_up(const Problem& p, Shared& s, int column_tiles, int splits
             s.r = {backward(D, phase / w / h % d), backward(H, phase / w % h), backward(W, phase % w)};
             part.group /= d * h * w;
         }
-        int each = slices_a_tap(p.C);
+        if (FEW) s.r.d.taps = s.r.h.taps = s.r.w.taps = 1;
+        int each = slices_a_tap(p.depth);
         long long slices = (long long)s.r.d.taps * s.r.h.taps * s.r.w.taps * each;
         part.begin = slices * part.split / splits, part.end = slices * (part.split + 1) / splits;
         s.part = part, s.slice_of_weights = DEPTH * padded(p.rows);
@@ -162,12 +170,18 @@ __device__ bool set_up(const Problem& p, Shared& s, int column_tiles, int splits
         int all = part.end - part.begin, skip = part.begin % each, first = min(all, each - skip);
         s.walk = {all ? nth_tap(s.r, part.begin / each) : Place{}, skip * DEPTH, first, all - first};
     }
+    for (int i = threadIdx.x; FEW && i < slices_a_tap(p.depth) * DEPTH; i += THREADS) {
+        Place t = tap_at(p.g, i % taps(p.g));
+        s.shifts[i] = {t.d * p.g.d.dilation, t.h * p.g.h.dilation, t.w * p.g.w.dilation, i / taps(p.g)};
+        if (i >= p.depth) s.shifts[i] = {NOWHERE, 0, 0, 0};
+    }
     __syncthreads();
     int made = s.r.d.made * s.r.h.made * s.r.w.made;
     if (s.part.column >= (long long)p.N * made) return false;
     if (threadIdx.x < COLUMNS) {
         long long column = s.part.column + threadIdx.x, image = column / made;
-        s.places[threadIdx.x] = place(column % made, s.r.d.made, s.r.h.made, s.r.w.made);
+        Place u = place(column % made, s.r.d.made, s.r.h.made, s.r.w.made);
+        s.places[threadIdx.x] = {u.d, u.h, u.w};
         s.images[threadIdx.x] = image < p.N ? image : -1;
     }
     __syncthreads();
@@ -186,18 +200,36 @@ __device__ __forceinline__ void sum_up(const Problem& p, Shared& s, Slice* slice
     const REAL *pixel, *filter;
     Four a;
     REAL b[EACH];
+    int at = 0;  // with FEW: the depth of the next slice
+    Place from;
     auto aim = [&]() {  // at the slices of a tap
         long long i = s.images[column] < 0 ? -1 : source(s.r, s.places[column], s.walk.tap);
         int c = s.walk.channel + channel;
-        channels = i < 0 ? 0 : p.C - c;
+        if (FEW) {
+            const Place& u = s.places[column];
+            from = {u.d * s.r.d.step + s.r.d.first, u.h * s.r.h.step + s.r.h.first, u.w * s.r.w.step + s.r.w.first};
+            if (s.images[column] < 0) from.d = NOWHERE;
+            at = c, c = 0, i = 0;
+        }
+        channels = i < 0 ? 0 : p.depth - c;
         pixel = p.x + (((long long)s.images[column] * p.groups + s.part.group) * p.C + c) * plane + i;
         filter = weights_at(p, s, s.walk.tap, s.walk.channel + filter_channel, filter_row);
     };
     auto load = [&]() {
         if (filter_channel < DEPTH) a = *(const Four*)filter;
 #pragma unroll
-        for (int e = 0; e < EACH; ++e) b[e] = e < channels ? pixel[(long long)e * plane] : REAL(0);
-        filter += slice_of_weights, pixel += (long long)DEPTH * plane, channels -= DEPTH;
+        for (int e = 0; e < EACH && !FEW; ++e) b[e] = e < channels ? pixel[(long long)e * plane] : REAL(0);
+#pragma unroll
+        for (int e = 0; e < EACH && FEW; ++e) {
+            Shift more = s.shifts[at + e];
+            int d = from.d + more.d, h = from.h + more.h, w = from.w + more.w;
+            bool inside = unsigned(d) < p.g.d.size && unsigned(h) < p.g.h.size && unsigned(w) < p.g.w.size;
+            const REAL* there = pixel + (long long)more.channel * plane + (d * p.g.h.size + h) * p.g.w.size + w;
+            b[e] = inside ? *there : REAL(0);
+        }
+        filter += slice_of_weights, channels -= DEPTH;
+        if (FEW) at += DEPTH;
+        else pixel += (long long)DEPTH * plane;
     };
     auto store = [&](Slice& slice) {
         if (filter_channel < DEPTH) *(Four*)&slice.a[filter_channel][filter_row] = a;
@@ -218,7 +250,7 @@ __device__ __forceinline__ void sum_up(const Problem& p, Shared& s, Slice* slice
             store(slices[now]);
             __syncthreads();
         }
-        if (threadIdx.x == 0) next_tap(s.walk, s.r, slices_a_tap(p.C));
+        if (threadIdx.x == 0) next_tap(s.walk, s.r, slices_a_tap(p.depth));
         __syncthreads();
         aim();
         more = s.walk.slices;
@@ -259,7 +291,7 @@ __device__ __forceinline__ bool write(const Problem& p, const Shared& s, const F
 // again.
 __device__ void write_again(const Problem& p, const Shared& s, REAL* results) {
     Corner my = corner();
-    int each = slices_a_tap(p.C);
+    int each = slices_a_tap(p.depth);
 #pragma unroll 1
     for (int k = 0; k < 32 * ACROSS; ++k) {
         int row = row_of(my, k % 8), column = my.column + k / 32 * 32 + k / 8 % 4, image = s.images[column];
@@ -289,7 +321,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather(
     int back, Window g) {
     __shared__ Slice slices[2];
     __shared__ Shared s;
-    Problem p = {x, packed, N, C, rows, groups, g};
+    Problem p = {x, packed, N, C, rows, groups, FEW ? C * taps(g) : C, g};
     if (!set_up(p, s, column_tiles, splits, back)) return;
     Four acc[8][ACROSS] = {};
     if (s.walk.slices) sum_up(p, s, slices, acc);
