@@ -162,17 +162,13 @@ def test_nan_and_infinity_are_where_torch_has_them(
     with_plan(patch, tiled.Tile(32, 128, 1), splits)
     channels = 3 if times > 1 else 6  # for outputs, tiles tell few channels from others
     groups = channels if module is depthwise else 1
-    layer = (2, groups, channels, channels * times, window_geometry("test", (8, 9), kernel, stride, padding))
+    layer = (2, groups, channels, channels * times, window_geometry("test", (6, 7), kernel, stride, padding))
     g = layer[4]
-    for seed in range(3):
-        x, w, gy = arrays(layer, np.float32, seed)
-        generator = np.random.default_rng(seed)
-        for a in (x, gy) if seed else (w,):
-            a.flat[generator.integers(a.size, size=2)] = [np.nan, np.inf][:: 1 if seed == 1 else -1]
-            if seed:
-                a[0, 0, -1, 0] = np.inf  # what strips that are longer than the image read
-        if seed == 0:
-            w.flat[generator.integers(w.size, size=3)] = [np.inf, -np.inf, np.nan]
+    for which in range(3):
+        x, w, gy = all_three = arrays(layer, np.float32, which)
+        a = all_three[which]
+        a.flat[np.random.default_rng(which).integers(a.size, size=3)] = [np.nan, np.inf, -np.inf]
+        a[0, 0, -1, 0] = np.inf  # the last row, which strips that are longer than the image read
         found = module.conv(x, w, g, groups), module.conv_input(gy, w, g, groups), module.conv_weight(x, gy, g, groups)
         for ours, right in zip(found, torchs(layer, x, w, gy)):
             np.testing.assert_array_equal(np.isnan(ours), np.isnan(right))

@@ -43,6 +43,7 @@ VARIANTS = [
     for constants in CONSTANTS.get(file, lambda dtype: [()])(dtype)
 ]
 compiler = pytest.mark.skipif(nvrtc.library() is None, reason="nvidia-cuda-nvrtc is not installed")
+disassembler = pytest.mark.skipif(nvrtc.disassembler() is None, reason="nvidia-cuda-nvdisasm is not installed")
 
 
 @compiler
@@ -60,12 +61,14 @@ def test_every_kernel_is_machine_code_within_its_budget(
         assert row.registers <= most and row.spills == 0 and row.shared <= SHARED, (name, row)
 
 
-#: The least share of multiplications among the instructions of the main loop, by the rows of the tile.
-SHARES = {"gather": {128: 0.85, 64: 0.7, 32: 0.65}, "weight_parts": {128: 0.72, 64: 0.5, 32: 0.4}}
+#: The least share of multiplications among the instructions of the main loop, by the rows of the tile; what is rare, as
+#: the step to the next row of an image, counts as well.
+SHARES = {"gather": {128: 0.85, 64: 0.72, 32: 0.75}, "weight_parts": {128: 0.74, 64: 0.56, 32: 0.55}}
+FEW_SHARE = 0.58
 
 
 @compiler
-@pytest.mark.skipif(nvrtc.disassembler() is None, reason="nvidia-cuda-nvdisasm is not installed")
+@disassembler
 @pytest.mark.parametrize("dtype", launcher.REALS, ids=str)
 def test_the_loops_of_tiles_multiply(dtype: np.dtype) -> None:
     for tile in tiled.TILES[dtype]:
@@ -73,10 +76,12 @@ def test_the_loops_of_tiles_multiply(dtype: np.dtype) -> None:
         assert loops.keys() == SHARES.keys()
         for name, found in loops.items():
             assert max(loop.share for loop in found) >= SHARES[name][tile.rows], (name, tile)
+    loops = nvrtc.loops(launcher.source("tiled.cu", dtype, tiled.FEW_TILES[dtype].constants(few=True)), "sm_90")
+    assert max(loop.share for loop in loops["gather"]) >= FEW_SHARE
 
 
 @compiler
-@pytest.mark.skipif(nvrtc.disassembler() is None, reason="nvidia-cuda-nvdisasm is not installed")
+@disassembler
 @pytest.mark.parametrize("file, dtype, constants", [v for v in VARIANTS if v.values[0] in (*CONSTANTS, "pack.cu")])
 def test_no_innermost_loop_divides(file: str, dtype: np.dtype, constants: launcher.Constants) -> None:
     for name, found in nvrtc.loops(launcher.source(file, dtype, constants), "sm_90").items():
@@ -84,7 +89,7 @@ def test_no_innermost_loop_divides(file: str, dtype: np.dtype, constants: launch
 
 
 @compiler
-@pytest.mark.skipif(nvrtc.disassembler() is None, reason="nvidia-cuda-nvdisasm is not installed")
+@disassembler
 def test_the_loops_are_counted() -> None:
     source = """extern "C" __global__ void k(float* y, int n, int m) {
         for (int i = 0; i < n; ++i) {

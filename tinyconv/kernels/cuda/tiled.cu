@@ -336,43 +336,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather(
 // of the four are channels, and where the first is in an image.
 struct Columns { int d, h, w, channels; long long offset; };
 
-// A share of the weight gradient: parts[s, group, row, k, c] = sum over the outputs q = (n, o) of share s of gy[n,
-// group, row, o] x[n, group, c, pixel(o, k)]. Rows are output channels, columns the (k, c), with the channels padded to
-// a multiple of 4, so that four neighbouring columns have one tap. There are few of either and many outputs to sum
-// over, so `splits` blocks share the sum ("split-K").
-//
-// A slice is 8 outputs, which are neighbours in memory: 8 threads read them side by side, each from four rows and from
-// four columns. From slice to slice the place moves on by addition.
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
-    const REAL* x, const REAL* gy, REAL* parts, int N, int C, int rows, int groups, int column_tiles, int splits,
-    Window g) {
-    __shared__ Slice slices[2];
-    __shared__ Columns fours[COLUMNS / 4];
-    __shared__ int planes[2];
-    const long long all = N * outputs(g);
-    const int padded_C = (C + 3) / 4 * 4, columns = taps(g) * padded_C;
-    const Part part = part_of(rows, column_tiles, splits);
-    if (threadIdx.x < COLUMNS / 4) {
-        int column = part.column + 4 * threadIdx.x, c = column % padded_C;
-        Place t = tap_at(g, column / padded_C);
-        fours[threadIdx.x] = {t.d * g.d.dilation - g.d.padding, t.h * g.h.dilation - g.h.padding,
-                              t.w * g.w.dilation - g.w.padding, column < columns ? C - c : 0, c * pixels(g)};
-    }
-    if (threadIdx.x == 0) planes[0] = pixels(g), planes[1] = outputs(g);
-    __syncthreads();
+// What `weight_parts` below is given.
+struct Pair { const REAL *x, *gy; int N, C, rows, groups, splits; Window g; };
 
-    const int plane = planes[0], plane_made = planes[1];  // read from there, or they are worked out again and again
+// Sums up this block's share. A slice is 8 outputs, which are neighbours in memory: 8 threads read them side by side,
+// each from four rows and from four columns. From slice to slice the place moves on by addition.
+__device__ __forceinline__ void sum_share(const Pair& p, const Part& part, const Columns* fours, const int* planes,
+                                          Slice* slices, Four (*acc)[ACROSS]) {
+    const Window& g = p.g;
     const int LINES = THREADS / DEPTH, EACH = COLUMNS / 4 / LINES;
-    int depth = threadIdx.x % DEPTH, line = threadIdx.x / DEPTH, now = 0;
-    Four acc[8][ACROSS] = {}, a, b[EACH];
-    long long all_slices = (all + DEPTH - 1) / DEPTH, begin = all_slices * part.split / splits;
-    int more = all_slices * (part.split + 1) / splits - begin;
-    long long q = begin * DEPTH + depth, n = q / plane_made;
+    const int plane = planes[0], plane_made = planes[1], depth = threadIdx.x % DEPTH, line = threadIdx.x / DEPTH;
+    long long outputs_all = (long long)p.N * plane_made, slices_all = (outputs_all + DEPTH - 1) / DEPTH;
+    long long begin = slices_all * part.split / p.splits, q = begin * DEPTH + depth, n = q / plane_made;
+    int more = slices_all * (part.split + 1) / p.splits - begin, now = 0;
+    // In how many slices this thread has an output.
+    int left = (min((begin + more) * DEPTH, outputs_all) - q + DEPTH - 1) / DEPTH;
+    if (!more) return;
     Place o = output_at(g, q);
-    int left = (min((begin + more) * DEPTH, all) - q + DEPTH - 1) / DEPTH;  // slices that this thread has an output of
-    int rows_here = 4 * line < ROWS ? rows - part.row - 4 * line : 0;
-    const REAL* given = gy + ((n * groups + part.group) * rows + part.row + 4 * line) * plane_made + q % plane_made;
-    const REAL* image = x + (n * groups + part.group) * C * plane;
+    int rows_here = 4 * line < ROWS ? p.rows - part.row - 4 * line : 0;
+    const REAL* given = p.gy + q % plane_made;
+    given += ((n * p.groups + part.group) * p.rows + part.row + 4 * line) * plane_made;
+    const REAL* image = p.x + (n * p.groups + part.group) * p.C * plane;
+    Four a, b[EACH];
     auto load = [&]() {
         int rows_now = left > 0 ? rows_here : 0;
 #pragma unroll
@@ -394,7 +379,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
             o.h = 0;
             if (++o.d < g.d.output) continue;
             o.d = 0;  // the next image
-            given += ((long long)groups * rows - 1) * plane_made, image += (long long)groups * C * plane;
+            given += ((long long)p.groups * p.rows - 1) * plane_made, image += (long long)p.groups * p.C * plane;
         }
     };
     auto store = [&](Slice& slice) {
@@ -402,20 +387,46 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
 #pragma unroll
         for (int e = 0; e < EACH; ++e) *(Four*)&slice.b[depth][4 * (line + LINES * e)] = b[e];
     };
-    if (more) {
-        load();
-        store(slices[0]);
-        __syncthreads();
+    load();
+    store(slices[0]);
+    __syncthreads();
 #pragma unroll 1
-        while (--more) {
-            load();
-            multiply(slices[now], corner(), acc);
-            now ^= 1;
-            store(slices[now]);
-            __syncthreads();
-        }
+    while (--more) {
+        load();
         multiply(slices[now], corner(), acc);
+        now ^= 1;
+        store(slices[now]);
+        __syncthreads();
     }
+    multiply(slices[now], corner(), acc);
+}
+
+// A share of the weight gradient:
+//
+//     parts[s, group, row, k, c] = sum over (n, o) of gy[n, group, row, o] x[n, group, c, pixel(o, k)],
+//
+// of the outputs (n, o) that are its own.
+// Rows are output channels, columns the (k, c), with the channels padded to a multiple of 4, so that four neighbouring
+// columns have one tap. There are few of either and many outputs to sum over, so `splits` blocks share the sum
+// ("split-K").
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
+    const REAL* x, const REAL* gy, REAL* parts, int N, int C, int rows, int groups, int column_tiles, int splits,
+    Window g) {
+    __shared__ Slice slices[2];
+    __shared__ Columns fours[COLUMNS / 4];
+    __shared__ int planes[2];  // read from here, or they are worked out again and again
+    const int padded_C = (C + 3) / 4 * 4, columns = taps(g) * padded_C;
+    const Part part = part_of(rows, column_tiles, splits);
+    if (threadIdx.x == 0) planes[0] = pixels(g), planes[1] = outputs(g);
+    if (threadIdx.x < COLUMNS / 4) {
+        int column = part.column + 4 * threadIdx.x, c = column % padded_C;
+        Place t = tap_at(g, column / padded_C);
+        fours[threadIdx.x] = {t.d * g.d.dilation - g.d.padding, t.h * g.h.dilation - g.h.padding,
+                              t.w * g.w.dilation - g.w.padding, column < columns ? C - c : 0, c * pixels(g)};
+    }
+    __syncthreads();
+    Four acc[8][ACROSS] = {};
+    sum_share({x, gy, N, C, rows, groups, splits, g}, part, fours, planes, slices, acc);
 
     Corner my = corner();
     long long first = ((long long)part.split * groups + part.group) * rows;
