@@ -170,7 +170,10 @@ __device__ bool set_up(const Problem& p, Shared& s, int column_tiles, int splits
         int all = part.end - part.begin, skip = part.begin % each, first = min(all, each - skip);
         s.walk = {all ? nth_tap(s.r, part.begin / each) : Place{}, skip * DEPTH, first, all - first};
     }
-    for (int i = threadIdx.x; FEW && i < slices_a_tap(p.depth) * DEPTH; i += THREADS) {
+#pragma unroll
+    for (int j = 0; j < MOST_FEW / THREADS; ++j) {
+        int i = j * THREADS + threadIdx.x;
+        if (i >= slices_a_tap(p.depth) * DEPTH) continue;
         Place t = tap_at(p.g, i % taps(p.g));
         s.shifts[i] = {t.d * p.g.d.dilation, t.h * p.g.h.dilation, t.w * p.g.w.dilation, i / taps(p.g)};
         if (i >= p.depth) s.shifts[i] = {NOWHERE, 0, 0, 0};
