@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 
 
 Constants = tuple[tuple[str, int], ...]
+_INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
 def source(file: str, dtype: np.dtype[Any], constants: Constants = ()) -> str:
-    """The source of kernels for arrays of ``dtype``, in front of it ``const int NAME = value;`` and window.h."""
+    """The source of kernels for arrays of ``dtype``, in front of it ``const int NAME = value;`` and window.h.
+
+    ``#include "name.h"`` stands for a file beside it: the compilers get one text.
+    """
     named = "".join(f"const int {name} = {value};\n" for name, value in constants)
     text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("window.h", file))
+    text = _INCLUDE.sub(lambda found: (HERE / found.group(1)).read_text(encoding="utf-8"), text)
     return named + text.replace("REAL", REALS[dtype])
 
 

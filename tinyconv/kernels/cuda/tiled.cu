@@ -1,73 +1,12 @@
-// Convolution and both of its gradients as matrix products that never write their columns down: implicit im2col with
-// tiles in shared memory.
-//
-// A block makes a tile of ROWS x COLUMNS results, each thread 8 x (4 * ACROSS) of them in registers. The sum runs over
-// slices of 8: both factors of a slice are brought into shared memory, where each number is then used by a whole row or
-// column of threads. There are two slices: while one is multiplied, the next is on its way from memory into registers,
-// and is then written into the other. So a slice needs one barrier, and nobody waits for memory.
-//
-// ROWS, COLUMNS, ACROSS and FEW are constants that the launcher puts in front, see tiled.py; REAL is float or double.
-
-const int THREADS = ROWS * COLUMNS / (32 * ACROSS), DEPTH = 8;
-
-// Blocks that a multiprocessor is to hold: so each thread has 168 registers, or 128.
-const int BLOCKS = (sizeof(REAL) == 8 || ROWS < COLUMNS ? 384 : 512) / THREADS;
-
-// Four neighbours, read and written at once.
-struct __align__(16) Four { REAL at[4]; };
-
-// A slice of both factors. With four columns more than a tile has, eight threads that write the same column of eight
-// depths reach different banks.
-struct __align__(16) Slice { REAL a[DEPTH][ROWS + 4], b[DEPTH][COLUMNS + 4]; };
-
-// The first of a thread's results in the tile: it makes rows row .. row + 3 and row + 16 .. row + 19, and of columns
-// column .. column + 3 and the same 32 further. So a warp makes 32 rows, and reads 4 * 16 bytes of a and 8 * 16 of b at
-// once, which are neighbours: no two banks collide.
-struct Corner { int row, column; };
-
-__device__ Corner corner() {
-    const int across = COLUMNS / (32 * ACROSS);  // warps side by side
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    return {warp / across * 32 + lane / 8 * 4, warp % across * 32 * ACROSS + lane % 8 * 4};
-}
-
-// acc[i][p].at[j] += sum over d of a[d][row of i] b[d][column of p and j].
-__device__ __forceinline__ void multiply(const Slice& s, Corner my, Four (*acc)[ACROSS]) {
-#pragma unroll
-    for (int d = 0; d < DEPTH; ++d) {
-        Four a[2], b[ACROSS];
-#pragma unroll
-        for (int p = 0; p < 2; ++p) a[p] = *(const Four*)&s.a[d][my.row + 16 * p];
-#pragma unroll
-        for (int p = 0; p < ACROSS; ++p) b[p] = *(const Four*)&s.b[d][my.column + 32 * p];
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-#pragma unroll
-            for (int j = 0; j < 4 * ACROSS; ++j) acc[i][j / 4].at[j % 4] += a[i / 4].at[i % 4] * b[j / 4].at[j % 4];
-    }
-}
-
-__device__ int row_of(Corner my, int i) { return my.row + i / 4 * 16 + i % 4; }
+// Convolution, and the gradient of its input, as matrix products that never write their columns down: implicit im2col,
+// with the tiles of tile.h. FEW is one more constant that the launcher puts in front, see `Problem`.
+#include "tile.h"
 
 // How results read their source on one axis: place u, of `made`, reads place u * step + first + t * move with its t-th
 // tap, of `taps`, where 0 <= that < size. This is tap `tap` + t * every of the weights. The result stands at
 // start + u * spread, of `all`.
 struct Reach { int made, size, step, first, move, taps, tap, every, start, spread, all; };
 struct Reading { Reach d, h, w; };
-
-// What a block makes: the first row and column of its tile, of which group; and which slices it sums over.
-struct Part { long long column; int row, group, split, begin, end; };
-
-// The block's number as a part; what is left of the number is the group, with its phases. Rows of tiles move fastest,
-// so that blocks which read the same pixels run at the same time.
-__device__ Part part_of(int rows, int column_tiles, int splits) {
-    int row_tiles = (rows + ROWS - 1) / ROWS, block = blockIdx.x;
-    Part part;
-    part.row = block % row_tiles * ROWS, block /= row_tiles;
-    part.column = block % column_tiles * (long long)COLUMNS, block /= column_tiles;
-    part.split = block % splits, part.group = block / splits;
-    return part;
-}
 
 // Outputs read pixels.
 __device__ Reach forward(Axis a) {
@@ -117,9 +56,6 @@ __device__ void next_tap(Walk& walk, const Reading& r, int slices_a_tap) {
     }
     walk.channel = 0, walk.slices = min(walk.left, slices_a_tap), walk.left -= walk.slices;
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Outputs and the gradient of the input
 
 // What `gather` below is given. `depth`: how many channels a tap sums over. With FEW, for outputs of few channels that
 // would leave a slice half empty, all taps of all channels take the place of one tap's channels.
@@ -330,114 +266,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gather(
     if (s.walk.slices) sum_up(p, s, slices, acc);
     REAL* results = y + (long long)s.part.split * N * groups * rows * s.r.d.all * s.r.h.all * s.r.w.all;
     if (write(p, s, acc, results) && back) write_again(p, s, results);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The gradient of the weights
-
-// What four neighbouring columns have in common: what their tap adds to the place of an output on each axis; how many
-// of the four are channels, and where the first is in an image.
-struct Columns { int d, h, w, channels; long long offset; };
-
-// What `weight_parts` below is given.
-struct Pair { const REAL *x, *gy; int N, C, rows, groups, splits; Window g; };
-
-// Sums up this block's share. A slice is 8 outputs, which are neighbours in memory: 8 threads read them side by side,
-// each from four rows and from four columns. From slice to slice the place moves on by addition.
-__device__ __forceinline__ void sum_share(const Pair& p, const Part& part, const Columns* fours, const int* planes,
-                                          Slice* slices, Four (*acc)[ACROSS]) {
-    const Window& g = p.g;
-    const int LINES = THREADS / DEPTH, EACH = COLUMNS / 4 / LINES;
-    const int plane = planes[0], plane_made = planes[1], depth = threadIdx.x % DEPTH, line = threadIdx.x / DEPTH;
-    long long outputs_all = (long long)p.N * plane_made, slices_all = (outputs_all + DEPTH - 1) / DEPTH;
-    long long begin = slices_all * part.split / p.splits, q = begin * DEPTH + depth, n = q / plane_made;
-    int more = slices_all * (part.split + 1) / p.splits - begin, now = 0;
-    // In how many slices this thread has an output.
-    int left = (min((begin + more) * DEPTH, outputs_all) - q + DEPTH - 1) / DEPTH;
-    if (!more) return;
-    Place o = output_at(g, q);
-    int rows_here = 4 * line < ROWS ? p.rows - part.row - 4 * line : 0;
-    const REAL* given = p.gy + q % plane_made;
-    given += ((n * p.groups + part.group) * p.rows + part.row + 4 * line) * plane_made;
-    const REAL* image = p.x + (n * p.groups + part.group) * p.C * plane;
-    Four a, b[EACH];
-    auto load = [&]() {
-        int rows_now = left > 0 ? rows_here : 0;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) a.at[j] = j < rows_now ? given[(long long)plane_made * j] : REAL(0);
-#pragma unroll
-        for (int e = 0; e < EACH; ++e) {
-            const Columns& four = fours[line + LINES * e];
-            int d = o.d * g.d.stride + four.d, h = o.h * g.h.stride + four.h, w = o.w * g.w.stride + four.w;
-            bool inside = unsigned(d) < g.d.size && unsigned(h) < g.h.size && unsigned(w) < g.w.size;  // so not below 0
-            int channels = left > 0 && inside ? four.channels : 0;
-            const REAL* pixel = image + four.offset + ((d * g.h.size + h) * g.w.size + w);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) b[e].at[j] = j < channels ? pixel[(long long)plane * j] : REAL(0);
-        }
-        --left, given += DEPTH, o.w += DEPTH;
-        while (o.w >= g.w.output) {
-            o.w -= g.w.output;
-            if (++o.h < g.h.output) continue;
-            o.h = 0;
-            if (++o.d < g.d.output) continue;
-            o.d = 0;  // the next image
-            given += ((long long)p.groups * p.rows - 1) * plane_made, image += (long long)p.groups * p.C * plane;
-        }
-    };
-    auto store = [&](Slice& slice) {
-        if (4 * line < ROWS) *(Four*)&slice.a[depth][4 * line] = a;
-#pragma unroll
-        for (int e = 0; e < EACH; ++e) *(Four*)&slice.b[depth][4 * (line + LINES * e)] = b[e];
-    };
-    load();
-    store(slices[0]);
-    __syncthreads();
-#pragma unroll 1
-    while (--more) {
-        load();
-        multiply(slices[now], corner(), acc);
-        now ^= 1;
-        store(slices[now]);
-        __syncthreads();
-    }
-    multiply(slices[now], corner(), acc);
-}
-
-// A share of the weight gradient:
-//
-//     parts[s, group, row, k, c] = sum over (n, o) of gy[n, group, row, o] x[n, group, c, pixel(o, k)],
-//
-// of the outputs (n, o) that are its own.
-// Rows are output channels, columns the (k, c), with the channels padded to a multiple of 4, so that four neighbouring
-// columns have one tap. There are few of either and many outputs to sum over, so `splits` blocks share the sum
-// ("split-K").
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weight_parts(
-    const REAL* x, const REAL* gy, REAL* parts, int N, int C, int rows, int groups, int column_tiles, int splits,
-    Window g) {
-    __shared__ Slice slices[2];
-    __shared__ Columns fours[COLUMNS / 4];
-    __shared__ int planes[2];  // read from here, or they are worked out again and again
-    const int padded_C = (C + 3) / 4 * 4, columns = taps(g) * padded_C;
-    const Part part = part_of(rows, column_tiles, splits);
-    if (threadIdx.x == 0) planes[0] = pixels(g), planes[1] = outputs(g);
-    if (threadIdx.x < COLUMNS / 4) {
-        int column = part.column + 4 * threadIdx.x, c = column % padded_C;
-        Place t = tap_at(g, column / padded_C);
-        fours[threadIdx.x] = {t.d * g.d.dilation - g.d.padding, t.h * g.h.dilation - g.h.padding,
-                              t.w * g.w.dilation - g.w.padding, column < columns ? C - c : 0, c * pixels(g)};
-    }
-    __syncthreads();
-    Four acc[8][ACROSS] = {};
-    sum_share({x, gy, N, C, rows, groups, splits, g}, part, fours, planes, slices, acc);
-
-    Corner my = corner();
-    long long first = ((long long)part.split * groups + part.group) * rows;
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int p = 0; p < ACROSS; ++p) {
-            int row = part.row + row_of(my, i), column = part.column + my.column + 32 * p;
-            if (row < rows && column < columns) *(Four*)&parts[(first + row) * columns + column] = acc[i][p];
-        }
 }

@@ -1,4 +1,4 @@
-"""Host code of tiled.cu: convolution and its gradients by tiles in shared memory, and which tile is taken."""
+"""Host code of tiled.cu and tiled_weight.cu: convolutions by tiles in shared memory, and which tile is taken."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class Tile(NamedTuple):
     def threads(self) -> int:
         return self.rows * self.columns // (32 * self.across)
 
-    def constants(self, few: bool = False) -> Constants:
-        """What tiled.cu leaves open."""
-        return ("ROWS", self.rows), ("COLUMNS", self.columns), ("ACROSS", self.across), ("FEW", int(few))
+    @property
+    def constants(self) -> Constants:
+        """What tile.h leaves open."""
+        return ("ROWS", self.rows), ("COLUMNS", self.columns), ("ACROSS", self.across)
 
 
 #: From the largest, which reads least, to those that keep more multiprocessors busy where there are few rows or
@@ -122,7 +123,7 @@ def _gather(x: Array, w: Array, g: Geometry, groups: int, back: bool) -> Array:
     parts = y if splits == 1 else xp.empty((splits, *y.shape), y.dtype)
     args = (x, packed, parts, batch, channels, rows, groups, column_tiles, splits, back, window(g))
     blocks = row_tiles * column_tiles * splits * phases * groups
-    launch("tiled.cu", "gather", blocks, args, tile.threads, tile.constants(few))
+    launch("tiled.cu", "gather", blocks, args, tile.threads, (*tile.constants, ("FEW", int(few))))
     if splits > 1:
         launch("pack.cu", "add_parts", blocks_for(y.size), (parts, y, y.size, splits))
     return y
@@ -159,7 +160,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     parts = xp.empty((splits, groups * rows, taps, padded), x.dtype)
     args = (x, gy, parts, batch, channels, rows, groups, column_tiles, splits, window(g))
     blocks = row_tiles * column_tiles * splits * groups
-    launch("tiled.cu", "weight_parts", blocks, args, tile.threads, tile.constants())
+    launch("tiled_weight.cu", "weight_parts", blocks, args, tile.threads, tile.constants)
     summed = (parts, gw, results, splits, channels, padded, taps)
     launch("pack.cu", "add_weight_parts", blocks_for(results), summed)
     return gw
