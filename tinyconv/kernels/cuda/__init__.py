@@ -16,7 +16,8 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     pool.cu         max and average pooling
     softmax.cu      softmax, cross-entropy, and their gradients
     tf32.cu         convolution and its gradients on tensor cores, operands rounded to TF32
-    tiled.cu        convolution and its gradients as matrix products with tiles in shared memory
+    tiled.cu        convolution and the gradient of its input as matrix products with tiles in shared memory
+    tiled_weight.cu the gradient of its weights likewise
     update.cu       the steps of optimisers
     wgmma.cu        convolution and its gradients in bf16 by Hopper's matrix products
     winograd.cu     the transforms of Winograd's algorithms for 3x3 windows
@@ -27,12 +28,13 @@ and in front of each of them
     threads.h       who computes what: elements, planes, teams
     four.h          four neighbouring elements a thread
 
-and in those for tensor cores
+and in those that say so
 
-    tensor_core.h   the instructions
+    tile.h          a tile's product, of tiled.cu and tiled_weight.cu
+    tensor_core.h   the instructions of tensor cores
     warpgroup.h     those of wgmma.cu
     tensor_tiles.h  the kernels of bf16.cu and tf32.cu
-    slices.h        what all three share
+    slices.h        what those three share
 """
 
 from tinyconv.kernels.cuda.activation import activation as activation

@@ -4,10 +4,11 @@
 // A block takes a share of the outputs (or pixels) of one channel, in all images one after the other. Neighbouring
 // threads take neighbours; each takes every THREADS-th, and its place moves on by addition. SIZE and STRIDE are
 // constants that the launcher puts in front: 3 and 1 or 2 for 3 x 3 windows with that stride on both axes and without
-// dilation, whose loops are then unrolled, for strips of four outputs below each other that share what they read; 0 and
-// 0 for any window, and strips of one. REAL is float or double.
+// dilation, whose loops are then unrolled, for strips of four outputs (of doubles two) below each other that share what
+// they read; 0 and 0 for any window, and strips of one. REAL is float or double.
 
-const int THREADS = 128, UNROLL = SIZE ? SIZE : 1, TAPS = UNROLL * UNROLL, STRIP = SIZE ? 4 : 1;
+const int THREADS = 128, UNROLL = SIZE ? SIZE : 1, TAPS = UNROLL * UNROLL;
+const int STRIP = SIZE ? 16 / sizeof(REAL) : 1;  // doubles take twice the registers
 
 // The same window, with what the constants say in the place of what is asked at run time.
 __device__ Window known(Window g) {

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
+
+import numpy as np
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array, array_module
@@ -24,9 +27,9 @@ def _shares(channels: int, places: int) -> tuple[int, int]:
     return shares, -(-places // shares)
 
 
-def _strips(g: Geometry) -> int:
+def _strips(g: Geometry, dtype: np.dtype[Any]) -> int:
     """Strips of the outputs of an image, see depthwise.cu."""
-    high = 4 if dict(constants(g))["SIZE"] else 1
+    high = 16 // dtype.itemsize if dict(constants(g))["SIZE"] else 1
     return prod(g.output) if high == 1 else -(-g.output[0] // high) * g.output[1]
 
 
@@ -38,7 +41,7 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
 def _conv(x: Array, w: Array, g: Geometry, groups: int, back: bool) -> Array:
     x, w = contiguous(x), contiguous(w)
     y = array_module(x).empty((x.shape[0], w.shape[0], *g.output), x.dtype)
-    shares, share = _shares(w.shape[0], x.shape[0] * _strips(g))
+    shares, share = _shares(w.shape[0], x.shape[0] * _strips(g, x.dtype))
     args = (x, w, y, x.shape[0], groups, w.shape[0] // groups, shares, share, back, window(g))
     launch("depthwise.cu", "conv", w.shape[0] * shares, args, constants=constants(g))
     return y
@@ -61,7 +64,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     """x (N, C_in, *I), gy (N, C_out, *O) to gw (C_out, 1, *K). The shares' sums are added in a fixed order."""
     x, gy = contiguous(x), contiguous(gy)
     gw = array_module(x).empty((gy.shape[1], 1, *g.kernel), x.dtype)
-    shares, share = _shares(gy.shape[1], x.shape[0] * _strips(g))
+    shares, share = _shares(gy.shape[1], x.shape[0] * _strips(g, x.dtype))
     parts = array_module(x).empty((shares, *gw.shape), x.dtype)
     taps = 1 if dict(constants(g))["SIZE"] else prod(g.kernel)  # that blocks of their own take
     args = (x, gy, parts, x.shape[0], groups, gy.shape[1] // groups, shares, share, window(g))

@@ -1,4 +1,4 @@
-"""Host code of tiled.cu: convolution and its gradients by tiles in shared memory, and which tile is taken."""
+"""Host code of tiled.cu and tiled_weight.cu: convolutions by tiles in shared memory, and which tile is taken."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyconv.geometry import Geometry
 from tinyconv.kernels.arrays import Array, array_module
-from tinyconv.kernels.cuda.launcher import blocks_for, contiguous, launch, window
+from tinyconv.kernels.cuda.launcher import Constants, blocks_for, contiguous, launch, window
 
 DEPTH = 8  # of a slice
 
@@ -27,8 +27,8 @@ class Tile(NamedTuple):
         return self.rows * self.columns // (32 * self.across)
 
     @property
-    def constants(self) -> tuple[tuple[str, int], ...]:
-        """What tiled.cu leaves open."""
+    def constants(self) -> Constants:
+        """What tile.h leaves open."""
         return ("ROWS", self.rows), ("COLUMNS", self.columns), ("ACROSS", self.across)
 
 
@@ -44,6 +44,11 @@ TILES = {
     },
     np.dtype(np.float64): {Tile(64, 64, 1): 1.36},
 }
+
+#: For outputs of few channels, where a slice goes over all taps of all channels: the tile, what few are, and how many
+#: depths there may be.
+FEW_TILES = {np.dtype(np.float32): Tile(64, 128, 2), np.dtype(np.float64): Tile(64, 64, 1)}
+_FEW, _MOST_DEPTHS = 4, 512
 
 # What a plan is weighed by. The unit is the time that a multiprocessor takes for a slice of 128 x 128 results.
 _MULTIPROCESSORS = 132  # of an H200; the same number everywhere, so that sums have the same bits on every GPU
@@ -61,7 +66,9 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def plan(rows: int, columns: int, slices: int, times: int, results: int, dtype: np.dtype[Any]) -> Plan:
+def plan(
+    rows: int, columns: int, slices: int, times: int, results: int, dtype: np.dtype[Any], few: bool = False
+) -> Plan:
     """The tile and the number of parts for which the busiest multiprocessor has least to do, by counting.
 
     There are ``times`` matrices of rows x columns results (groups, phases), sums of ``slices`` slices, and together
@@ -69,6 +76,8 @@ def plan(rows: int, columns: int, slices: int, times: int, results: int, dtype: 
     """
     best, least = Plan(next(iter(TILES[dtype])), 1), inf
     for tile, instructions in TILES[dtype].items():
+        if few and tile != FEW_TILES[dtype]:
+            continue
         blocks = times * -(-rows // tile.rows) * -(-columns // tile.columns)
         each = tile.rows * tile.columns * instructions / 128**2
         most = min(slices // _LEAST_SLICES, _PARTS_BYTES // max(1, results * dtype.itemsize))
@@ -103,14 +112,18 @@ def _gather(x: Array, w: Array, g: Geometry, groups: int, back: bool) -> Array:
     y = xp.empty((batch, groups * rows, *(g.size if back else g.output)), x.dtype)
     phases = prod(min(s, n) for s, n in zip(g.stride, g.size)) if back else 1
     made = prod(-(-n // s) for s, n in zip(g.stride, g.size)) if back else prod(g.output)  # places of the first phase
-    slices = -(-channels // DEPTH)
-    tile, splits = plan(rows, batch * made, -(-prod(g.kernel) // phases) * slices, groups * phases, y.size, x.dtype)
+    taps, depths = prod(g.kernel), channels
+    few = not back and channels <= _FEW and 1 < taps <= _MOST_DEPTHS // channels
+    if few:
+        w, taps, depths = w.reshape(w.shape[0], channels * taps, 1), 1, channels * taps
+    slices = -(-depths // DEPTH)
+    tile, splits = plan(rows, batch * made, -(-taps // phases) * slices, groups * phases, y.size, x.dtype, few)
     row_tiles, column_tiles = -(-rows // tile.rows), -(-batch * made // tile.columns)
     packed = pack(w, groups, back, slices * DEPTH, row_tiles * tile.rows)
     parts = y if splits == 1 else xp.empty((splits, *y.shape), y.dtype)
     args = (x, packed, parts, batch, channels, rows, groups, column_tiles, splits, back, window(g))
     blocks = row_tiles * column_tiles * splits * phases * groups
-    launch("tiled.cu", "gather", blocks, args, tile.threads, tile.constants)
+    launch("tiled.cu", "gather", blocks, args, tile.threads, (*tile.constants, ("FEW", int(few))))
     if splits > 1:
         launch("pack.cu", "add_parts", blocks_for(y.size), (parts, y, y.size, splits))
     return y
@@ -147,7 +160,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     parts = xp.empty((splits, groups * rows, taps, padded), x.dtype)
     args = (x, gy, parts, batch, channels, rows, groups, column_tiles, splits, window(g))
     blocks = row_tiles * column_tiles * splits * groups
-    launch("tiled.cu", "weight_parts", blocks, args, tile.threads, tile.constants)
+    launch("tiled_weight.cu", "weight_parts", blocks, args, tile.threads, tile.constants)
     summed = (parts, gw, results, splits, channels, padded, taps)
     launch("pack.cu", "add_weight_parts", blocks_for(results), summed)
     return gw
