@@ -21,7 +21,14 @@ from table import BY_NAME, ROWS, pointwise, shape
 from table.spec import Row
 from tinyconv import Tensor
 
+#: Rows of operators that are not windowed and have kernels in CUDA.
+IN_CUDA = {
+    "relu", "leaky_relu", "prelu", "sigmoid", "erf", "elu", "celu", "selu", "gelu", "silu", "hardtanh", "hardswish",
+    "hardsigmoid", "softplus", "logsigmoid", "softmax", "log_softmax", "cross_entropy", "pad", "interpolate",
+    "grid_sample", "batch_norm", "instance_norm", "layer_norm", "group_norm",
+}  # fmt: skip
 CASES = [(row, rung) for row in ROWS for rung in (RUNGS if row.windowed else ("numba",))]
+CASES += [(row, "cuda") for row in ROWS if row.name.split()[0] in IN_CUDA and "cuda" in RUNGS]
 #: For each row and rung.
 EXAMPLES = max(settings().max_examples // 2, 1)
 
