@@ -18,7 +18,7 @@ from compare import RUNGS
 from tinyconv import kernels
 from tinyconv.geometry import window_geometry
 from tinyconv.kernels.axismap import axis_map, window_maps
-from tinyconv.kernels.cuda import launcher, normalisation
+from tinyconv.kernels.cuda import launcher, normalisation, resampling
 from tinyconv.ops.resample import adaptive_map
 
 pytestmark = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is here, which the emulator needs")
@@ -112,11 +112,21 @@ def test_wide_windows_are_shared_by_threads(size: list[int], output: list[int], 
 
 
 def test_a_map_is_copied_to_the_device_once() -> None:
-    from tinyconv.kernels.cuda import resampling
-
     maps = (axis_map(3, [[0, 1], [2]], [[1, 2], [3]], np.float64),)
     first, second = (resampling._on_device(maps, np.ones(3, np.float32)) for _ in range(2))
     assert all(a is b for a, b in zip(first, second))
+
+
+def test_enlarging_and_padding_need_no_lists_of_differing_lengths() -> None:
+    two, one = (
+        axis_map(3, [[0, 1], [1, 2]], [[0.5, 0.5]] * 2, np.float64),
+        axis_map(3, [[2], [0]], [[1]] * 2, np.float64),
+    )
+    uneven = axis_map(3, [[0], [1, 2]], [[1], [1, 1]], np.float64)
+    taps = resampling._taps
+    assert [taps(m) for m in ((two, two), (one, one), (one,), (two,), (two, one), (two, uneven))] == [
+        2, 1, 1, None, None, None,
+    ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------

@@ -150,8 +150,8 @@ extern "C" __global__ void scatter_windows(const REAL* gy, const long long* indi
     store(gx, acc, t, planes, outputs(m), i);
 }
 
-// gx[c, i] = sum of gy[c, o] / divisor[o] over the outputs that read pixel i.
-extern "C" __global__ void avg_pool_input(const REAL* gy, const int* table, const REAL* divisor, REAL* gx, INDEX planes,
+// gx[c, i] = sum of share[o] gy[c, o] over the outputs that read pixel i.
+extern "C" __global__ void avg_pool_input(const REAL* gy, const int* table, const REAL* share, REAL* gx, INDEX planes,
                                           INDEX tasks, Maps m) {
     INDEX thread = thread_number();
     if (thread >= tasks) return;
@@ -163,8 +163,8 @@ extern "C" __global__ void avg_pool_input(const REAL* gy, const int* table, cons
         for (int th = h.first; th < h.last; ++th)
             for (int tw = w.first; tw < w.last; ++tw) {
                 INDEX o = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size + table[tw];
-                REAL share = 1 / divisor[o];
-                for (int p = 0; p < PLANES; ++p) acc[p] += gy[given.at[p] + o] * share;
+                REAL part = share[o];
+                for (int p = 0; p < PLANES; ++p) acc[p] += part * gy[given.at[p] + o];
             }
     store(gx, acc, t, planes, outputs(m), output_index(m, t.at));
 }
