@@ -83,7 +83,7 @@ extern "C" __global__ void statistics(const REAL* x, double* mean, double* var, 
 
 // Mean and variance from the parts: a warp each c.
 extern "C" __global__ void join_statistics(const double* parts, double* mean, double* var, INDEX C, INDEX P) {
-    INDEX c = thread_number() / 32;
+    INDEX c = team_number(32);
     int lane = threadIdx.x % 32;
     Moments all = {0, 0, 0};
     for (INDEX p = lane; c < C && p < P; p += 32) {
@@ -201,7 +201,7 @@ extern "C" __global__ void gradient_parts_weighted(const REAL* g, const REAL* x,
 // are those of rows of x, `segments` of each; c has `runs` rows, one after the other, in each a. A warp each c.
 extern "C" __global__ void join_gradients(const REAL* w, const double* parts, double* sums, REAL* dw, REAL* db, INDEX C,
                                           INDEX A, INDEX runs, INDEX segments, INDEX P, INDEX count, int weighted) {
-    INDEX c = thread_number() / 32;
+    INDEX c = team_number(32);
     int lane = threadIdx.x % 32;
     double plain[2] = {}, scaled[2] = {};
     for (INDEX j = lane; c < C && j < A * runs * segments; j += 32) {
