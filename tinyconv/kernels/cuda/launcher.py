@@ -14,7 +14,7 @@ from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
-PLANES = 4  # of threads.h
+PLANES = 8  # of threads.h
 HEADERS = ("window.h", "threads.h", "four.h")  # in front of every kernel's source
 
 #: What a kernel's source calls REAL.

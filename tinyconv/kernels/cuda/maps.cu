@@ -108,7 +108,7 @@ extern "C" __global__ void adaptive_max_pool(const REAL* x, const int* table, RE
     Starts image = starts(t, planes, pixels(m));
     Run d = run(table, m.d, t.at.d), h = run(table, m.h, t.at.h), w = run(table, m.w, t.at.w);
     REAL best[PLANES];
-    long long where[PLANES];
+    INDEX where[PLANES];
     bool first = true;
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th)

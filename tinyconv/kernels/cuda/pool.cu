@@ -9,7 +9,7 @@ extern "C" __global__ void max_pool(const REAL* x, REAL* y, long long* indices, 
     Task t = task(thread, g.d.output, g.h.output, g.w.output);
     Starts image = starts(t, planes, pixels(g));
     REAL best[PLANES];
-    long long where[PLANES] = {};
+    INDEX where[PLANES] = {};
     for (int p = 0; p < PLANES; ++p) best[p] = -REAL(1e308 * 10);  // minus infinity: it has no name without a header
     bool first = true;
     for (int kd = 0; kd < g.d.kernel; ++kd)

@@ -5,7 +5,7 @@ __device__ INDEX thread_number() { return (INDEX)blockIdx.x * blockDim.x + threa
 
 // A thread makes the same result of each of a few planes (an image's channels): what it finds out about the place of a
 // window serves them all, and their loads wait for memory together.
-const int PLANES = 4;
+const int PLANES = 8;
 
 // The first of a thread's planes, and the place of its results in them.
 struct Task { INDEX plane; Place at; };
@@ -26,7 +26,8 @@ __device__ Starts starts(Task t, INDEX planes, INDEX size) {
 }
 
 // Stores a thread's results at element i of its planes of `size` elements.
-template <class T> __device__ void store(T* y, const T* results, Task t, INDEX planes, INDEX size, INDEX i) {
+template <class T, class From>
+__device__ void store(T* y, const From* results, Task t, INDEX planes, INDEX size, INDEX i) {
     for (INDEX p = 0; p < PLANES; ++p)
         if (t.plane + p < planes) y[(t.plane + p) * size + i] = results[p];
 }
