@@ -52,10 +52,10 @@ NORMS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("mean", [0.0, 100.0])
-def test_norms_of_every_layout_are_the_formula_in_torch(kind: str, dtype: type, mean: float) -> None:
+def test_norms_of_every_layout_are_the_formula_in_torch(kind: str, dtype: type) -> None:
     """Within 64 units in the last place of the largest number; a mean keeps fewer digits of what is taken off it."""
     shape, axes, weights = NORMS[kind]
+    mean = 100.0
     x = (normal(*shape) + mean).astype(dtype)
     x.flat[0] = mean + 50  # sums around an outlier must keep their digits
     w, b, g = (normal(*s, seed=i).astype(dtype) for i, s in enumerate((weights, weights, shape), 1))
@@ -68,11 +68,11 @@ def test_norms_of_every_layout_are_the_formula_in_torch(kind: str, dtype: type, 
         found = kernels.normalise_grad(g, x, w, found_mean, found_var, axes, 1e-5)
     unit = 32 * np.finfo(dtype).eps
     np.testing.assert_allclose(found_mean, centre.detach().numpy(), rtol=unit, atol=unit)
-    np.testing.assert_allclose(found_var, var.detach().numpy(), rtol=unit * max(1, mean))
+    np.testing.assert_allclose(found_var, var.detach().numpy(), rtol=unit * mean)
     for result, reference in zip((y, *found), (expected, *gradients)):
         right = reference.detach().numpy()
         assert result.dtype == dtype and result.shape == right.shape
-        np.testing.assert_allclose(result, right, rtol=0, atol=unit * max(1, mean / 8) * max(1, np.abs(right).max()))
+        np.testing.assert_allclose(result, right, rtol=0, atol=unit * mean / 8 * max(1, np.abs(right).max()))
 
 
 def test_sums_are_shared_out_as_the_names_say() -> None:
@@ -141,23 +141,18 @@ def _calls() -> dict[str, Callable[[], Any]]:
     weight = normal(1, 5, 1, 1).astype(np.float32)
     at = np.random.default_rng(0).integers(-1, 42, (2, 4, 9))
     w = normal(2, 4, 9).astype(np.float32)
-    target, valid = at[:, 0] % 5, at[:, 0] > 10
-    corners = (normal(2, 9, 2).astype(np.float32), (7, 6), "bilinear", "reflection", False, (0, 0))
-    factor = np.ones((2, 9), np.float32)
-    scores = normal(2, 5, 9).astype(np.float32)
-    norm = normal(2, 5, 7, 6), weight.astype(np.float64), weight.astype(np.float64), (0, 2, 3), 1e-5
+    norm = x, weight, weight, (0, 2, 3), 1e-5
     return {
         "max_pool": lambda: kernels.max_pool(x, G),
         "avg_pool_input": lambda: kernels.avg_pool_input(gy, G, np.full(G.output, 9, np.float32)),
         "scatter_windows": lambda: kernels.scatter_windows(gy, kernels.max_pool(x, G)[1], G.size, window_maps(G)),
-        "corners": lambda: kernels.corners(*corners),
         "sample": lambda: kernels.sample(x.reshape(2, 5, 42), w, at),
         "sample_input": lambda: kernels.sample_input(normal(2, 5, 9).astype(np.float32), w, at, 42),
         "normalise": lambda: kernels.normalise(*norm),
         "normalise_grad": lambda: kernels.normalise_grad(
-            norm[0][::-1], norm[0], norm[1], *kernels.normalise(*norm)[1:], (0, 2, 3), 1e-5
+            x[::-1], x, weight, *kernels.normalise(*norm)[1:], (0, 2, 3), 1e-5
         ),
-        "cross_entropy": lambda: kernels.cross_entropy(scores, target, factor, valid),
+        "softmax": lambda: kernels.softmax(x, 1, False),
         "activation": lambda: kernels.activation(x, "silu", ()),
     }
 

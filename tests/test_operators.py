@@ -83,7 +83,8 @@ def property_of(row: Row, rung: str, examples: int, seen: set[str] | None = None
 @pytest.mark.parametrize(("row", "rung"), CASES, ids=[f"{row.name}-{rung}" for row, rung in CASES])
 def test_against_torch(row: Row, rung: str, record_property: Callable[[str, object], None]) -> None:
     seen: set[str] = set()
-    property_of(row, rung, EXAMPLES, seen)()
+    # Emulated, and compared on the rung numba as well: half as often.
+    property_of(row, rung, EXAMPLES if row.windowed or rung != "cuda" else EXAMPLES // 2, seen)()
     record_property("combinations", len(seen))
 
 
