@@ -200,3 +200,18 @@ def test_columns_of_softmax_that_a_warp_shares(shape: tuple[int, ...], axis: int
         dx = kernels.softmax_grad(g, y, axis, log)
     for result, right in ((y, expected.detach()), (dx, expected_dx)):
         np.testing.assert_allclose(result, right.numpy(), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 1), (2, 17, 3)])
+def test_columns_of_cross_entropy_that_a_warp_shares(shape: tuple[int, int, int]) -> None:
+    x, g, rng = normal(*shape) * 5, normal(shape[0], shape[2], seed=1), np.random.default_rng(2)
+    target, factor = rng.integers(0, shape[1], g.shape), rng.uniform(0.5, 2, g.shape)
+    X = torch.tensor(x, requires_grad=True)
+    expected = F.cross_entropy(X, torch.tensor(target), reduction="none") * torch.tensor(factor)
+    (expected_dx,) = torch.autograd.grad(expected, X, torch.tensor(g))
+    valid = np.ones(g.shape, bool)
+    with kernels.use_kernels("cuda"):
+        loss, top, log_sum = kernels.cross_entropy(x, target, factor, valid)
+        dx = kernels.cross_entropy_grad(g, x, target, factor, valid, top, log_sum)
+    np.testing.assert_allclose(loss, expected.detach().numpy(), rtol=1e-14, atol=1e-14)
+    np.testing.assert_allclose(dx, expected_dx.numpy(), rtol=1e-14, atol=1e-14)
