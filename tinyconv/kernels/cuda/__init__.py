@@ -14,9 +14,7 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     tiled.cu        convolution and its weight gradient as a matrix product with tiles in shared memory
     update.cu       the steps of optimisers
 
-and in front of each of them
-
-    window.h        which pixel a tap reads
+    window.h        which pixel a tap reads, in front of each of them
     threads.h       who computes what: elements, planes, teams
     four.h          four neighbouring elements a thread
 """

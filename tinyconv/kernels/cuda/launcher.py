@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from tinyconv.kernels.arrays import Array, array_module
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
 PLANES = 8  # of threads.h
-HEADERS = ("window.h", "threads.h", "four.h")  # in front of every kernel's source
 
 #: What a kernel's source calls REAL.
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
@@ -25,10 +25,16 @@ INDEX, WIDE_INDEX = "unsigned", "unsigned long long"
 _NARROW = 1 << 31  # elements of an array, below which INDEX does
 
 
+_INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
+
+
 def source(file: str, dtype: np.dtype[Any], index: str = INDEX) -> str:
-    """The source of kernels for arrays of ``dtype``, the headers in front."""
-    text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in (*HEADERS, file))
-    return text.replace("REAL", REALS[dtype]).replace("INDEX", index)
+    """The source of kernels for arrays of ``dtype``, window.h in front and the headers that it includes in place."""
+    return f"{_text('window.h')}\n{_text(file)}".replace("REAL", REALS[dtype]).replace("INDEX", index)
+
+
+def _text(file: str) -> str:
+    return _INCLUDE.sub(lambda found: _text(found[1]), (HERE / file).read_text(encoding="utf-8"))
 
 
 @cache

@@ -2,6 +2,8 @@
 // output o reads the pixels table[inputs + t] with weights[inputs + t], t from table[ends + o] up to the next one's:
 // see tinyconv/kernels/axismap.py. REAL is float or double.
 
+#include "threads.h"
+
 // One axis: numbers of pixels and outputs; where its lists begin in the table.
 struct Map { int size, output, ends, inputs; };
 struct Maps { Map d, h, w; };

@@ -6,6 +6,9 @@
 // Every pass over x is bound by memory. So the sums of one c are shared out among many teams of threads, whose results
 // a second kernel puts together, always in the same order; and no index is divided inside of a loop.
 
+#include "threads.h"
+#include "four.h"
+
 const int CHUNK = 8;  // numbers that a thread loads before it computes
 
 // How a sum over a and l is shared out: `parts` teams for each c. A team of `lanes` threads has a segment of `length`

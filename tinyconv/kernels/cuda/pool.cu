@@ -1,6 +1,8 @@
 // Pooling over windows of three axes, see window.h. A thread makes one result in each of a few planes, see threads.h.
 // REAL is float or double. The gradients are gathered through lists: maps.cu.
 
+#include "threads.h"
+
 // y[c, o] = the largest pixel of the window and its flat index in the image. Of equal pixels the first wins; a NaN
 // wins, and of several the last. A window that reads no pixel is minus infinity, with the index 0.
 extern "C" __global__ void max_pool(const REAL* x, REAL* y, long long* indices, INDEX planes, INDEX tasks, Window g) {
