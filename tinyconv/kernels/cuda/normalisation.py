@@ -52,13 +52,15 @@ def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: 
     (_, C, L), teams = layout, _teams(*layout)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     mean, var, y = xp.empty(kept, np.float64), xp.empty(kept, np.float64), xp.empty(x.shape, x.dtype)
-    parts = mean if teams.parts == 1 else xp.empty((C, teams.parts, 3), np.float64)
-    launch("norm.cu", "statistics", teams.blocks, (x, mean, var, parts, teams))
-    if teams.parts > 1:
-        launch("norm.cu", "join_statistics", blocks_for(32 * C), (parts, mean, var, C, teams.parts))
     weight, bias = (contiguous(a.astype(x.dtype, copy=False)) for a in (weight, bias))
-    args = (x, mean, var, weight, bias, y, x.size, (C, L, *scaled), eps)
-    launch("norm.cu", "scale_shift", blocks_for(-(-x.size // 4)), args)
+    how = (C, L, *scaled)
+    if teams.parts == 1:
+        launch("norm.cu", "normalise_rows", teams.blocks, (x, mean, var, weight, bias, y, teams, how, eps))
+        return y, mean, var
+    parts = xp.empty((C, teams.parts, 3), np.float64)
+    launch("norm.cu", "statistics", teams.blocks, (x, parts, teams))
+    launch("norm.cu", "join_statistics", blocks_for(32 * C), (parts, mean, var, C, teams.parts))
+    launch("norm.cu", "scale_shift", blocks_for(-(-x.size // 4)), (x, mean, var, weight, bias, y, x.size, how, eps))
     return y, mean, var
 
 
