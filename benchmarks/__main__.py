@@ -11,8 +11,8 @@ from typing import Any
 # Before NumPy loads: it holds OpenBLAS to the kernels of another, often older, processor.
 REMOVED = os.environ.pop("OPENBLAS_CORETYPE", None)
 
-SECTIONS = ("layers", "steps", "peers", "ladder", "memory", "training")
-LONG = ("training",)  # half an hour: only where it is asked for
+SECTIONS = ("layers", "steps", "peers", "ladder", "memory", "training", "cuda")
+APART = ("training", "cuda")  # half an hour, and a GPU: only where they are asked for
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -23,24 +23,37 @@ def parse() -> argparse.Namespace:
         "section",
         nargs="?",
         choices=(*SECTIONS, "report"),
-        help="one part alone; report times nothing (default: all but training, which takes half an hour)",
+        help="one part alone; report times nothing (default: all but training, which takes half an hour, and cuda)",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the kernels on a GPU")
     parser.add_argument("--quick", action="store_true", help="few shapes and short, in about three minutes")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library (default: all cores)")
     parser.add_argument("--kernels", metavar="RUNG", help="tinyconv's kernels, as use_kernels takes them")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"the JSON file (default: {RESULTS.name} here)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.device == "cuda" and options.section not in (None, "cuda"):
+        parser.error(f"--device cuda measures all of the section cuda, not {options.section}")
+    return options
 
 
 def measure(section: str, options: argparse.Namespace) -> Any:
     """What one section measures."""
-    from benchmarks import ladder, layers, memory, overhead, peers, steps, training
+    from benchmarks import device, ladder, layers, memory, overhead, peers, steps, training
 
+    if section == "cuda":
+        return device.run(device.nvidia(), options.quick)
     if section == "memory":
         return memory.run(options.quick, options.threads, options.kernels)
     if section == "steps":
         return {"overhead": overhead.run(options.quick), "rows": steps.run(options.quick)}
     return {"layers": layers, "peers": peers, "ladder": ladder, "training": training}[section].run(options.quick)
+
+
+def sections(options: argparse.Namespace) -> list[str]:
+    """What is measured: the section that is named, or all of the device."""
+    if options.device == "cuda" or options.section == "cuda":
+        return ["cuda"]
+    return [options.section] if options.section else [name for name in SECTIONS if name not in APART]
 
 
 def main() -> None:
@@ -58,7 +71,7 @@ def main() -> None:
             use_kernels(options.kernels)
         machine.set_threads(options.threads)
         here = machine.describe(options.threads, REMOVED)
-        for section in (options.section,) if options.section else [name for name in SECTIONS if name not in LONG]:
+        for section in sections(options):
             found = measure(section, options)
             results[section] = {"machine": here, "quick": options.quick, "found": found}
             options.out.write_text(json.dumps(results, indent=1) + "\n")

@@ -31,6 +31,8 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
         drawn.append(("ladder", _ladder(results["ladder"]["found"])))
     if results.get("peers", {}).get("found", {}).get("rows"):
         drawn.append(("peers", _peers(results["peers"]["found"]["rows"])))
+    if "cuda" in results:
+        drawn.append(("cuda", _cuda(results["cuda"]["found"])))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in drawn:
@@ -126,4 +128,35 @@ def _peers(rows: list[Row]) -> Any:
         axes.set_title(f"{row['layer']}, batch {row['batch']}: forward and both gradients", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.invert_yaxis()
+    return figure
+
+
+def _cuda(found: Row) -> Any:
+    """A panel a precision: the share of the GPU's ceiling that each algorithm and torch reach, a column a layer."""
+    precisions = list(dict.fromkeys(row["precision"] for row in found["layers"]))
+    layers = list(dict.fromkeys(row["layer"] for row in found["layers"]))
+    figure, panels = plt.subplots(
+        len(precisions), 1, figsize=(7, 2.2 * len(precisions) + 1), layout="constrained", squeeze=False, sharex=True
+    )
+    faces = {"forward": -0.25, "input": 0.0, "weight": 0.25}
+    for axes, precision in zip(panels[:, 0], precisions):
+        for name, marker, face in (("torch", "s", "none"), ("auto", "o", INK), ("others", "x", GREY)):
+            across, share = [], []
+            for row in (row for row in found["layers"] if row["precision"] == precision):
+                for side, times in row["seconds"].items():
+                    if side == name or (name == "others" and side not in ("auto", "torch")):
+                        across.append(layers.index(row["layer"]) + faces[row["face"]])
+                        share.append(row["floor"] / times["median"])
+            label = {"auto": "tinyconv, as chosen", "others": "its other algorithms"}.get(name, name)
+            colours = {"c": GREY} if marker == "x" else {"facecolors": face, "edgecolors": INK}
+            axes.scatter(across, share, s=18, marker=marker, lw=0.8, label=label if share else None, **colours)
+        axes.axhline(1, c=INK, lw=0.8, ls="--")
+        axes.set(yscale="log", ylabel=precision)
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(lambda y, _: "")
+    panels[0, 0].set_title(f"{found['gpu']}: share of the ceiling; forward, input and weight gradient", fontsize=9)
+    panels[0, 0].legend(fontsize=7, loc="lower right")
+    panels[-1, 0].set_xticks(
+        range(len(layers)), [name.replace(" -> ", "\n") for name in layers], fontsize=6, rotation=45
+    )
     return figure

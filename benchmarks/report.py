@@ -61,6 +61,8 @@ def text(results: dict[str, Any]) -> str:
         where = "same run" if machine == before else _machine(machine)
         lines += ["", f"{name}{quick}: {where}", *write(results[name]["found"])]
         before = machine
+    if "cuda" in results:
+        lines += ["", *_cuda(results["cuda"]["found"])]
     means = headlines(results)
     if means:
         lines += ["", "torch's time / tinyconv's, geometric means           rows   of medians   of minima"]
@@ -175,3 +177,39 @@ def _peers(found: dict[str, Any]) -> list[str]:
         for name, times in sorted(row["seconds"].items(), key=lambda item: item[1]["median"]):
             lines.append(f"    {name:12s} {times['median'] * 1e3:10.2f} ({times['min'] * 1e3:.2f})")
     return lines + [f"  skipped: {name}: {why}" for name, why in found["skipped"].items()]
+
+
+# --------------------------------------------------------------------------------------------------
+# On a GPU
+
+
+def _cuda(found: dict[str, Any]) -> list[str]:
+    """The layers by precision, the operators that only move memory, the steps."""
+    top = found["ceilings"]
+    products = ", ".join(f"{p} {top[p] / 1e12:.0f}" for p in top if p != "copy")
+    lines = [f"cuda: {found['gpu']}; copy {top['copy'] / 1e12:.2f} TB/s; matrix products in TFLOP/s: {products}"]
+    for precision in dict.fromkeys(row["precision"] for row in found["layers"]):
+        rows = [row for row in found["layers"] if row["precision"] == precision]
+        lines += ["", f"{precision:30s}            face      tinyconv us      torch  ratio  of the floor"]
+        for row in rows:
+            lines.append(f"  {row['layer']:34s} {row['batch']:3d}  {row['face']:8s} {_beside(row, 'auto')}")
+            others = {k: v["median"] for k, v in row["seconds"].items() if k not in ("auto", "torch")}
+            if others:
+                each = ", ".join(f"{k} {v * 1e6:.0f}" for k, v in sorted(others.items(), key=lambda item: item[1]))
+                lines.append(f"      us by algorithm: {each}")
+        mean = geometric_mean(row["seconds"]["torch"]["median"] / row["seconds"]["auto"]["median"] for row in rows)
+        lines.append(f"  torch's time / tinyconv's, geometric mean of {len(rows)}: {mean:.2f}")
+    lines += ["", f"{'only memory':50s}      tinyconv us      torch  ratio  of the copy"]
+    lines += [f"  {row['operator']:48s}  {_beside(row, 'tinyconv')}" for row in found["bandwidth"]]
+    lines += ["", "training steps                                  tinyconv ms      torch  ratio"]
+    for row in found["steps"]:
+        ours, theirs = (row["seconds"][name]["median"] * 1e3 for name in ("tinyconv", "torch"))
+        name = f"{row['network']} {'x'.join(map(str, row['shape']))}, {row['precision']}"
+        lines.append(f"  {name:44s} {ours:12.2f} {theirs:10.2f} {theirs / ours:6.2f}")
+    return lines
+
+
+def _beside(row: Row, name: str) -> str:
+    """Microseconds of ours and torch's, their ratio, and the least time that the GPU's ceilings allow by ours."""
+    ours, theirs = (row["seconds"][side]["median"] for side in (name, "torch"))
+    return f"{ours * 1e6:12.1f} {theirs * 1e6:10.1f} {theirs / ours:6.2f} {row['floor'] / ours:10.0%}"

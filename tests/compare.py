@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -162,6 +163,31 @@ def lay_out(array: np.ndarray, layout: str) -> np.ndarray:
     return array.copy()
 
 
+class Host:
+    """Where our arrays are while a call is compared; tests/gpu has the other place."""
+
+    kind: type = np.ndarray
+
+    def put(self, array: np.ndarray, layout: str) -> Any:
+        """The array there, in that layout."""
+        return array
+
+    def get(self, array: Any) -> np.ndarray:
+        """The array on the host."""
+        return array
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Around the call and its gradients."""
+        return nullcontext()
+
+    def share(self, a: Any, b: Any) -> bool:
+        """Whether two arrays have memory in common."""
+        return np.shares_memory(a, b)
+
+
+HOST = Host()
+
+
 def as_torch(array: np.ndarray, requires_grad: bool = False) -> torch.Tensor:
     """A torch tensor with a copy of the values."""
     plain = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
@@ -274,43 +300,49 @@ def ask_torch(
 def ask_us(
     function: Any,
     call: Call,
-    values: Sequence[np.ndarray],
-    cotangents: Callable[..., np.ndarray],
+    values: Sequence[Any],
+    cotangents: Callable[..., Any],
     order: int,
     views: bool,
+    place: Host = HOST,
 ) -> Answer:
-    """Our answer. Checks as well that nothing that came in is changed or, unless ``views``, shared."""
+    """Our answer, to arrays that are at ``place``. Checks as well that the results are there, and that nothing that
+    came in is changed or, unless ``views``, shared.
+    """
     specs, position = call.arrays(), iter(range(len(values)))
-    before = [v.tobytes() for v in values]
+    before = [place.get(v).tobytes() for v in values]
     leaves = [Tensor(v, requires_grad=order > 0 and a.grad and v.dtype.kind == "f") for a, v in zip(specs, values)]
     args, kwargs = call.map(lambda _: leaves[next(position)])
-    result = function(*args, **kwargs)
+    with place.watched():
+        result = function(*args, **kwargs)
     outputs = tensors(result, Tensor)
     assert not isinstance(result, np.ndarray | np.generic), "an operator returned an array, not a Tensor"
-    for t in outputs:
-        assert isinstance(t.data, np.ndarray), f"the data of a result is {type(t.data).__name__}, not an array"
     wanted = [t for t in leaves if t.requires_grad]
     roots = [y for y in outputs if y.requires_grad]
     grads: list[Any] = [None] * len(wanted)
     seconds: list[Any] | None = None
     if order and roots and wanted:
         gs = [Tensor(cotangents(i, y.shape), requires_grad=order > 1) for i, y in enumerate(roots)]
-        inside = [g.data.tobytes() for g in gs]
-        grads = list(tinyconv.grad(roots, wanted, gs, create_graph=order > 1, allow_unused=True))
+        inside = [place.get(g.data).tobytes() for g in gs]
+        with place.watched():
+            grads = list(tinyconv.grad(roots, wanted, gs, create_graph=order > 1, allow_unused=True))
         again = {i: g for i, g in enumerate(grads) if g is not None and g.requires_grad}
         if order > 1 and again:
             hs = [Tensor(cotangents(100 + i, g.shape)) for i, g in again.items()]
-            seconds = list(tinyconv.grad(list(again.values()), [*wanted, *gs], hs, allow_unused=True))
-        assert inside == [g.data.tobytes() for g in gs], "a cotangent was changed"
-    assert before == [v.tobytes() for v in values], "an argument was changed"
+            with place.watched():
+                seconds = list(tinyconv.grad(list(again.values()), [*wanted, *gs], hs, allow_unused=True))
+        assert inside == [place.get(g.data).tobytes() for g in gs], "a cotangent was changed"
+    for t in (*outputs, *(g for g in (*grads, *(seconds or ())) if g is not None)):
+        assert isinstance(t.data, place.kind), f"the data of a result is {type(t.data)}, not {place.kind}"
+    assert before == [place.get(v).tobytes() for v in values], "an argument was changed"
     if not views:
         for y in outputs:
-            assert not any(np.shares_memory(y.data, t.data) for t in leaves), "a result shares memory with an argument"
+            assert not any(place.share(y.data, t.data) for t in leaves), "a result shares memory with an argument"
     return Answer(
-        [y.data for y in outputs],
+        [place.get(y.data) for y in outputs],
         [y.requires_grad for y in outputs],
-        [None if g is None else g.data for g in grads],
-        None if seconds is None else [None if g is None else g.data for g in seconds],
+        [None if g is None else place.get(g.data) for g in grads],
+        None if seconds is None else [None if g is None else place.get(g.data) for g in seconds],
     )
 
 
@@ -324,6 +356,7 @@ def check(
     same_precision: bool = False,
     views: bool = False,
     factor: float = 1.0,
+    place: Host = HOST,
 ) -> None:
     """One call, ours against torch's: values, gradients (``order`` 1), second derivatives (``order`` 2).
 
@@ -342,7 +375,8 @@ def check(
         )
         return lay_out(numbers, turn.layout(position + 3))
 
-    us = ask_us(ours, call, values, cotangents, order, views)
+    ours_are = [place.put(v, turn.layout(i)) for i, v in enumerate(values)]
+    us = ask_us(ours, call, ours_are, lambda *g: place.put(cotangents(*g), "plain"), order, views, place)
     same = ask_torch(theirs, call, values, cotangents, None, order)
     exact = same
     if turn.dtype != "float64" and not same_precision:

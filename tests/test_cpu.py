@@ -68,6 +68,7 @@ def calls(scale: int = 1, dtype: type = np.float32) -> dict[str, tuple[Callable[
     target, valid = indices.reshape(n, 8, -1)[:, 0] % 8, np.ones((n, scores.shape[2]), bool)
     target = np.resize(target, valid.shape)
     return {
+        "matmul": (kernels.matmul, [square, square[::-1].swapaxes(2, 3)]),
         "conv": (lambda x, w: kernels.conv(x, w, same, 1), [square, w]),
         "conv_input": (lambda gy, w: kernels.conv_input(gy, w, same, 1), [square, w]),
         "conv_weight": (lambda x, gy: kernels.conv_weight(x, gy, same, 1), [square, square[::-1]]),

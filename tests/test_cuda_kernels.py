@@ -1,19 +1,15 @@
 """The CUDA kernels as machine code for three generations of GPUs, and their launcher. Their results are tested with
-those of every other rung, in the emulator: test_kernels.py, test_operators.py, test_conv.py, test_pool.py.
+those of every other rung, in the emulator: test_kernels.py, test_operators.py, test_conv.py, test_pool.py; each
+algorithm of the convolution for itself: test_cuda_convolution.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import nvrtc
 from compare import RUNGS
@@ -21,32 +17,97 @@ from tinyconv import kernels
 from tinyconv.cuda_on_cpu import kernels_of
 from tinyconv.geometry import window_geometry
 from tinyconv.kernels import cuda
-from tinyconv.kernels.cuda import convolution, launcher, normalisation
+from tinyconv.kernels.cuda import launcher, normalisation, tiled
 
 emulated = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is here, which the emulator needs")
 
 FILES = sorted(path.name for path in Path(launcher.__file__).parent.glob("*.cu"))
 
-#: Registers a thread, so that a multiprocessor of 65,536 holds 1,024 threads; 900 where each has 16 and more numbers of
-#: float64, and 512 where it makes 4 x 4 results. Bytes of shared memory a block.
+#: Registers a thread: with 64 a multiprocessor of 65,536 holds 1,024 threads, with 72 900. Tiles keep their results
+#: there, up to 8 x 8 of a thread, with 128 registers and 512 threads, or where blocks are small with 168 and 384; and
+#: 128 sums of a tensor core with 255 and 256.
 REGISTERS = dict.fromkeys(FILES, 64) | dict.fromkeys(("corners.cu", "maps.cu", "norm.cu", "update.cu"), 72)
-REGISTERS["tiled.cu"] = 128
-SHARED = 48 << 10
+REGISTERS |= {"winograd.cu": 128, "tiled.cu": 168} | dict.fromkeys(("bf16.cu", "tf32.cu"), 255)
+SHARED = 48 << 10  # bytes a block
+
+#: Tensor cores multiply these since sm_80, and no doubles.
+ON_TENSOR_CORES = ("bf16.cu", "tf32.cu")
+
+#: What a file leaves open, each way in which it is compiled, by dtype.
+CONSTANTS = {
+    "tiled.cu": lambda dtype: [tile.constants for tile in tiled.TILES[dtype]],
+    "depthwise.cu": lambda dtype: [(("SIZE", size), ("STRIDE", stride)) for size, stride in ((3, 1), (3, 2), (0, 0))],
+}
+VARIANTS = [
+    pytest.param(file, dtype, constants, id="-".join([file, str(dtype), *(str(value) for _, value in constants)]))
+    for file in FILES
+    for dtype in launcher.REALS
+    for constants in CONSTANTS.get(file, lambda dtype: [()])(dtype)
+    if file not in ON_TENSOR_CORES or dtype == np.float32
+]
+compiler = pytest.mark.skipif(nvrtc.library() is None, reason="nvidia-cuda-nvrtc is not installed")
 
 
-@pytest.mark.skipif(nvrtc.library() is None, reason="nvidia-cuda-nvrtc is not installed")
+@compiler
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
-@pytest.mark.parametrize("dtype", launcher.REALS, ids=str)
-@pytest.mark.parametrize("file", FILES)
-def test_every_kernel_is_machine_code_within_its_budget(file: str, dtype: np.dtype, architecture: str) -> None:
-    source = launcher.source(file, dtype)
+@pytest.mark.parametrize("file, dtype, constants", VARIANTS)
+def test_every_kernel_is_machine_code_within_its_budget(
+    file: str, dtype: np.dtype, constants: launcher.Constants, architecture: str
+) -> None:
+    if file in ON_TENSOR_CORES and architecture == "sm_75":
+        return
+    source = launcher.source(file, dtype, constants)
     used = nvrtc.compile_for(source, architecture)
     assert set(used) == set(kernels_of(source))
+    most = 128 if dict(constants).get("ROWS") == 128 else REGISTERS[file]
     for name, row in used.items():
-        assert row.registers <= REGISTERS[file] and row.spills == 0 and row.shared <= SHARED, (name, row)
+        assert row.registers <= most and row.spills == 0 and row.shared <= SHARED, (name, row)
 
 
-@pytest.mark.skipif(nvrtc.library() is None, reason="nvidia-cuda-nvrtc is not installed")
+#: The least share of multiplications among the instructions of the main loop, by the rows of the tile.
+SHARES = {"gather": {128: 0.85, 64: 0.7, 32: 0.65}, "weight_parts": {128: 0.72, 64: 0.5, 32: 0.4}}
+
+
+@compiler
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="nvidia-cuda-nvdisasm is not installed")
+@pytest.mark.parametrize("dtype", launcher.REALS, ids=str)
+def test_the_loops_of_tiles_multiply(dtype: np.dtype) -> None:
+    for tile in tiled.TILES[dtype]:
+        loops = nvrtc.loops(launcher.source("tiled.cu", dtype, tile.constants), "sm_90")
+        assert loops.keys() == SHARES.keys()
+        for name, found in loops.items():
+            assert max(loop.share for loop in found) >= SHARES[name][tile.rows], (name, tile)
+
+
+@compiler
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="nvidia-cuda-nvdisasm is not installed")
+@pytest.mark.parametrize("file, dtype, constants", [v for v in VARIANTS if v.values[0] in (*CONSTANTS, "pack.cu")])
+def test_no_innermost_loop_divides(file: str, dtype: np.dtype, constants: launcher.Constants) -> None:
+    for name, found in nvrtc.loops(launcher.source(file, dtype, constants), "sm_90").items():
+        assert not any(loop.innermost and loop.divides for loop in found), name
+
+
+@compiler
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="nvidia-cuda-nvdisasm is not installed")
+def test_the_loops_are_counted() -> None:
+    source = """extern "C" __global__ void k(float* y, int n, int m) {
+        for (int i = 0; i < n; ++i) {
+            y[i] = 0;
+#pragma unroll 1
+            for (int j = 0; j < m; ++j) y[j] = y[j] * y[j + 1] + INDEX;
+        }
+    }"""
+    found = [loop for loop in nvrtc.loops(source.replace("INDEX", "1"), "sm_90")["k"] if loop.count["FFMA"]]
+    inner, outer = sorted(found, key=lambda loop: not loop.innermost)
+    assert inner.count["FFMA"] == 1 and inner.count["STG"] == 1 and inner.innermost and not outer.innermost
+    assert 0 < outer.share < inner.share < 1 and outer.count.total() > inner.count.total()
+    assert not inner.divides and not outer.divides
+    for division in ("n / (j + m)", "(n + 1LL << m) % (j + m)"):
+        found = nvrtc.loops(source.replace("INDEX", division), "sm_90")["k"]
+        assert any(loop.divides for loop in found if loop.innermost), division
+
+
+@compiler
 def test_the_budget_counts() -> None:
     # A block's array of 4 KiB, and 64 numbers a thread that all live at once.
     source = """extern "C" __global__ void k(const float* x, float* y) {
@@ -90,60 +151,6 @@ def test_the_launcher_checks_what_a_gpu_would_misread() -> None:
         launcher.launch("pool.cu", "max_pool", 1, (x, y, indices))
     with pytest.raises(OverflowError):
         launcher.launch("pool.cu", "max_pool", 1, (x, y, indices, 1, 1 << 70, window))
-
-
-@st.composite
-def layers(draw: st.DrawFn) -> tuple[Any, ...]:
-    """(batch, groups, channels in and out, size, kernel, stride, padding, dilation): more than a tile, or less."""
-    rank, groups = draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    c_in, c_out = (groups * draw(st.sampled_from([1, 5, 16, 17])), groups * draw(st.sampled_from([1, 3, 65])))
-    axes = [[draw(st.integers(1, top)) for _ in range(rank)] for top in (3, 2, 2, 2)]
-    kernel, stride, dilation, more = axes
-    padding = [draw(st.integers(0, 2)) for _ in range(rank)]
-    size = [max(1, d * (k - 1) + m - 2 * p) for k, d, m, p in zip(kernel, dilation, more, padding)]
-    size[-1] += draw(st.sampled_from([0, 1, 70 if rank == 1 else 9]))
-    return draw(st.integers(1, 3)), groups, c_in, c_out, size, kernel, stride, padding, dilation
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@emulated
-@given(layer=layers(), share=st.sampled_from([1, 8, 1024]), dtype=st.sampled_from([np.float32, np.float64]))
-@settings(max_examples=30, deadline=None)
-def test_tiles_are_torchs_convolution(
-    layer: tuple[Any, ...], share: int, dtype: type, monkeypatch_module: pytest.MonkeyPatch
-) -> None:
-    batch, groups, c_in, c_out, size, kernel, stride, padding, dilation = layer
-    g = window_geometry("test", tuple(size), kernel, stride, padding, dilation)
-    generator = np.random.default_rng(c_in)
-    x = generator.standard_normal((batch, c_in, *size)).astype(dtype)
-    w = generator.standard_normal((c_out, c_in // groups, *kernel)).astype(dtype)
-    gy = generator.standard_normal((batch, c_out, *g.output)).astype(dtype)
-    tx, tw = (torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (x, w))
-    convolve = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)[g.rank - 1]
-    expected = convolve(tx, tw, None, stride, padding, dilation, groups)
-    (expected * torch.tensor(gy)).sum().backward()
-    terms, unit = max(w[0].size, gy[:, 0].size), np.finfo(dtype).eps
-    monkeypatch_module.setattr(convolution, "_SHARE", share)
-    for found, right in (
-        (convolution.conv_tiled(x, w, g, groups), expected.detach()),
-        (convolution.conv_weight_tiled(x, gy, g, groups), tw.grad),
-    ):
-        assert right is not None and found.dtype == dtype
-        np.testing.assert_allclose(found, right.numpy(), rtol=0, atol=8 * terms * unit)
-
-
-@emulated
-def test_the_weight_gradient_has_the_same_bits_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "_SHARE", 40)
-    g = window_geometry("test", (12, 12), (3, 3), padding=1)
-    x, gy = np.random.default_rng(0).standard_normal((2, 2, 5, 12, 12), np.float32)
-    first = convolution.conv_weight_tiled(x, gy, g, 1)
-    assert first.tobytes() == convolution.conv_weight_tiled(x, gy, g, 1).tobytes()
 
 
 def test_the_norms_of_networks_lie_as_the_kernels_want_them() -> None:

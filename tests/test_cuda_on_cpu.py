@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,20 @@ from tinyconv.cuda_on_cpu import CompileError, KernelError, NoCompiler, RawKerne
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, compiler.COMPILERS)), reason="no C++ compiler is here, which cuda_on_cpu needs"
 )
+
+
+@pytest.fixture(autouse=True, scope="module", params=compiler.COMPILERS)
+def each_compiler(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test of this file with each compiler that is here."""
+    if not shutil.which(request.param):
+        pytest.skip(f"{request.param} is not here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "COMPILERS", (request.param,))
+        for cached in (compiler.compiler, compiler.runtime):
+            cached.cache_clear()
+        yield
+    for cached in (compiler.compiler, compiler.runtime):
+        cached.cache_clear()
 
 
 def kernel(body: str, arguments: str = "float* out", before: str = "", **options: Any) -> RawKernel:
@@ -163,7 +178,13 @@ WRONG = {
     ),
     "before an array": ("float v = 1;\nout[0] = out[-1] + v;", 3, r"reads out\[-1\]"),
     "far outside": ("out[threadIdx.x * 1000] = 0;", 2, r"thread \(1, 0, 0\).*writes out\[1000\]"),
-    "where nothing is": ("out[0] = *(float*)nullptr;", 2, "reads where no array is"),
+    "where nothing is": ("out[0] = *(float*)nullptr;", 2, "where no array is|a null pointer"),
+    "more stack than there is": (
+        "volatile float v[100000];\nfor (int i = 0; i < 100000; ++i) v[i] = i;\nout[0] = v[5];",
+        3,
+        "more than the 256 KiB of stack",
+    ),
+    "a division by zero": ("int n = threadIdx.x;\nout[n] = 5 / n;", 3, r"thread \(0, 0, 0\).*divides a whole number"),
     "outside of shared memory": (
         "__shared__ float tile[32];\ntile[threadIdx.x] = 0;",
         3,
@@ -246,6 +267,15 @@ def test_barriers_and_warps_make_it_right() -> None:
         run(body.replace("^ 1", "^ 32"))
 
 
+def test_a_view_is_as_misaligned_as_on_a_gpu() -> None:
+    x, out = np.arange(32, dtype=np.float32), np.zeros(4, np.float32)
+    load = kernel("*(float4*)out = *(const float4*)x;", "const float* x, float* out")
+    load((1,), (1,), (x[4:20], out))
+    assert np.array_equal(out, x[4:8])
+    with pytest.raises(KernelError, match=r"reads 16 bytes at x\[0\], which is no multiple of 16"):
+        load((1,), (1,), (x[1:17], out))
+
+
 def test_after_a_mistake_the_next_launch_is_right() -> None:
     with pytest.raises(KernelError):
         run("__shared__ float t[64];\nout[0] = t[1];")
@@ -290,7 +320,7 @@ def test_read_only_arrays_are_not_written_to() -> None:
 
 
 def test_a_source_that_does_not_compile_is_shown() -> None:
-    with pytest.raises(CompileError, match=r"kernel\.cu:2.*foo.* was not declared"):
+    with pytest.raises(CompileError, match=r"kernel\.cu:2.*(foo.* was not declared|undeclared .*foo)"):
         run("out[0] = foo;")
     with pytest.raises(ValueError, match="no __global__ function j; it has k"):
         RawKernel('extern "C" __global__ void k(float* x) {}', "j")

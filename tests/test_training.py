@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import tinyconv
 from tinyconv import functional as F
 from tinyconv import io, nn
+from tinyconv.amp import GradScaler
 from tinyconv.data import DataLoader, TensorDataset
 from tinyconv.optim import SGD, Adam
 from tinyconv.optim.schedule import CosineAnnealingLR, LinearLR, OneCycleLR, ReduceLROnPlateau, SequentialLR, StepLR
@@ -77,6 +78,53 @@ class PressCtrlC(Callback):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_mixed_precision_learns_as_float32_does() -> None:
+    losses = []
+    for scaler in (None, GradScaler("cpu", init_scale=2.0**10)):
+        history = make_trainer(scaler=scaler).fit(4)
+        losses.append([row["loss"] for row in history])
+    assert losses[0][-1] < 0.4 * losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], atol=0.01)
+    assert losses[0] != losses[1]
+
+
+def test_a_break_in_mixed_precision_changes_no_bit(tmp_path: Path) -> None:
+    def scaler() -> GradScaler:
+        return GradScaler("cpu", init_scale=2.0**24, growth_interval=3)  # overflows at first
+
+    scales: list[float] = []
+    whole = make_trainer(callbacks=(Recorder(scales),), scaler=scaler())
+    whole.fit(4)
+    assert scales[0] == 2.0**23 and min(scales) < 2.0**20  # down from overflow to overflow
+    assert any(after > before for before, after in zip(scales, scales[1:]))
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(path, (PressCtrlC(8),), scaler=scaler()).fit(4)
+    resumed = make_trainer(path, scaler=scaler())
+    resumed.load_state_dict(io.load(path))
+    resumed.fit(4)
+    assert without_time(whole.history) == without_time(resumed.history)
+    assert whole.scaler.state_dict() == resumed.scaler.state_dict()
+    before = resumed.scaler.state_dict()
+    find_learning_rate(resumed, steps=5)
+    assert resumed.scaler.state_dict() == before
+
+
+class Recorder(Callback):
+    """The scale after each step; in between, the gradients must be those of the loss, not the scaled ones."""
+
+    def __init__(self, scales: list[float]) -> None:
+        self.scales = scales
+
+    def on_gradients(self, trainer: Trainer) -> None:
+        norms = [float(np.abs(p.grad.data).max()) for p in trainer.model.parameters() if p.grad is not None]
+        assert max(norms) < 100 or not np.isfinite(max(norms))
+
+    def on_batch_end(self, trainer: Trainer) -> None:
+        self.scales.append(trainer.scaler.get_scale())
 
 
 @pytest.mark.parametrize("batches", [1, 5, 6, 8, 13])  # six batches are an epoch

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv import amp as amp
 from tinyconv import methods as _methods  # gives Tensor its operators
 from tinyconv.autograd import (
     Function,
@@ -21,6 +22,7 @@ from tinyconv.autograd import (
     no_grad,
     set_grad_enabled,
 )
+from tinyconv.autograd.device import device
 from tinyconv.kernels import use_kernels
 from tinyconv.kernels.threads import get_num_threads, set_num_threads
 from tinyconv.ops.activation import erf
@@ -127,7 +129,20 @@ uint8, int8, int16, int32, int64 = (np.dtype(t) for t in (np.uint8, np.int8, np.
 bool = np.dtype(np.bool_)
 
 #: Rooms that are imported at first use, so that ``import tinyconv`` stays quick.
-_ROOMS = ("data", "explain", "functional", "imaging", "io", "metrics", "models", "nn", "optim", "training", "transfer")
+_ROOMS = (
+    "cuda",
+    "data",
+    "explain",
+    "functional",
+    "imaging",
+    "io",
+    "metrics",
+    "models",
+    "nn",
+    "optim",
+    "training",
+    "transfer",
+)
 
 
 def __getattr__(name: str) -> Any:

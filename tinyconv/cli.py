@@ -8,7 +8,6 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyconv import __version__, explain, io, kernels, recipes
+from tinyconv.autograd.gpu import load_cupy
 from tinyconv.report import CLASS_COLOURS, write_report
 from tinyconv.training import ProgressBar, one_blas_thread
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, IndexError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, IndexError, OSError, ImportError, RuntimeError, MemoryError) as error:
         print(f"tinyconv {options.command}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int, help="times through the training set")
     train.add_argument("--seed", type=int, default=0, help="the same seed gives the same bits")
     train.add_argument("--workers", type=int, default=1, help="threads that prepare batches")
+    train.add_argument("--device", default="cpu", help="cpu or cuda; a training may be resumed on the other one")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     train.set_defaults(run=_train)
 
@@ -88,7 +89,9 @@ def _train(options: argparse.Namespace) -> None:
     if epochs < 1:
         raise ValueError(f"--epochs must be at least 1, but is {epochs}.")
     folder.mkdir(parents=True, exist_ok=True)
-    trainer, test = recipes.make_trainer(plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),))
+    trainer, test = recipes.make_trainer(
+        plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),), options.device
+    )
     assert trainer.checkpoint is not None
     if options.resume:
         if not trainer.checkpoint.is_file():
@@ -267,15 +270,11 @@ def _blas() -> str:
 
 
 def _gpu() -> str:
-    if find_spec("cupy") is None:
-        return "none: CuPy is not installed (pip install 'tinyconv[gpu]')"
-    import cupy
-
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
-        return ", ".join(cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count))
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"none: {error}"
+        runtime = load_cupy("none").cuda.runtime
+    except RuntimeError as error:
+        return str(error)
+    return ", ".join(runtime.getDeviceProperties(i)["name"].decode() for i in range(runtime.getDeviceCount()))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor, tape
+from tinyconv.autograd.gpu import settle
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
-from tinyconv.ops import activation, compare, convert, create, elementwise, inplace, matmul, reduce, shape
+from tinyconv.ops import activation, compare, convert, elementwise, inplace, matmul, reduce, shape
 from tinyconv.ops.broadcast import expand
 
 _NAMES = {
@@ -28,8 +29,7 @@ _NAMES = {
     "squeeze "
     "transpose unbind unsqueeze",
     inplace: "add_ copy_ div_ fill_ mul_ sub_ zero_",
-    convert: "clone",
-    create: "to",
+    convert: "clone cpu cuda to",
     matmul: "matmul",
 }
 for _module, _listed in _NAMES.items():
@@ -191,12 +191,14 @@ def item(self: Tensor) -> Any:
     """The only element as a Python number."""
     if self.data.size != 1:
         raise ValueError(f"item: needs exactly one element, but the shape is {self.shape}. Use tolist() or an index.")
+    settle()
     return self.data.item()
 
 
 @_method
 def tolist(self: Tensor) -> Any:
     """The elements as nested lists of Python numbers."""
+    settle()
     return self.data.tolist()
 
 

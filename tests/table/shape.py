@@ -374,9 +374,9 @@ def summed(draw: st.DrawFn) -> Call:
 
 
 products = [
-    Row("matmul", tinyconv.matmul, torch.matmul, multiplied(), products=True),
+    Row("matmul", tinyconv.matmul, torch.matmul, multiplied(), windowed=True, products=True),
     Row("einsum", tinyconv.einsum, torch.einsum, summed(), products=True, views=True),
-    Row("linear", F.linear, torch_F.linear, affine(), products=True),
+    Row("linear", F.linear, torch_F.linear, affine(), windowed=True, products=True),
     Row("bilinear", F.bilinear, torch_F.bilinear, bilinear(), products=True),
 ]
 

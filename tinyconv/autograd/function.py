@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd.dtypes import is_float
+from tinyconv.autograd.gpu import guarded, one_device, wait
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array, Place, Tensor, Version, callers_place
 
@@ -81,12 +82,21 @@ class Function:
         return type(self).__name__
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """Compute, and record the node if the tape is running and an input requires a gradient."""
+        """Compute, and record the node if the tape is running and an input requires a gradient.
+
+        RuntimeError for inputs on different devices and for errors of a GPU, MemoryError where it has no room.
+        """
+        arrays = [t.data for t in inputs]
+        for a in arrays:
+            if type(a) is not type(arrays[0]):
+                one_device(self.name, *arrays)
         with np.errstate(all="ignore"):  # infinities and NaN are values here, not warnings, as in torch
-            result = self.forward(*[t.data for t in inputs])
+            result = guarded(self.name, self.forward, *arrays)
+        if switches.anomaly:
+            wait(self.name, tuple(arrays))
         several = type(result) is tuple
         version = inputs[0].version if self.view else None
-        outputs = [Tensor.wrap(_array(r), version) for r in (result if several else (result,))]
+        outputs = [Tensor.wrap(as_array(r), version) for r in (result if several else (result,))]
         if switches.recording and any([t.requires_grad for t in inputs]):
             self._record(inputs, outputs)
         return tuple(outputs) if several else outputs[0]
@@ -143,7 +153,7 @@ class Function:
             self._saved, self._output, self.kept = (), None, ()
 
 
-def _array(result: Any) -> Array:
+def as_array(result: Any) -> Array:
     """NumPy's reductions and 0-d arithmetic return scalars; a tensor holds arrays."""
     return np.asarray(result) if isinstance(result, np.generic) else result
 

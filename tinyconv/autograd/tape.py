@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd.function import Edge, Function
-from tinyconv.autograd.mode import enable_grad, no_grad, switches
+from tinyconv.autograd.mode import amp_paused, enable_grad, no_grad, switches
 from tinyconv.autograd.tensor import Array, Tensor
 from tinyconv.kernels.arrays import array_module
 
@@ -145,7 +145,7 @@ def _walk(
     # Arrays that somebody else holds already: a leaf that is given one of them takes a copy.
     held = {id(g.data): g.data for g in grads}
 
-    with enable_grad() if create else no_grad():
+    with amp_paused(), enable_grad() if create else no_grad():
         ready: dict[int, Any] = {}
         for t, g in zip(roots, grads):
             node = t if t.grad_fn is None else t.grad_fn

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyconv.autograd.device import CPU, CUDA, device
 from tinyconv.autograd.dtypes import default_float, is_float, supported
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray: the two have no common type
@@ -113,9 +114,9 @@ class Tensor:
         return self.data.dtype
 
     @property
-    def device(self) -> str:
+    def device(self) -> device:
         """'cpu' for a NumPy array, 'cuda' for a CuPy array."""
-        return "cpu" if isinstance(self.data, np.ndarray) else "cuda"
+        return CPU if isinstance(self.data, np.ndarray) else CUDA
 
     @property
     def is_leaf(self) -> bool:
@@ -172,4 +173,7 @@ def _unwrapped(data: Any) -> Any:
     """Lists of tensors as lists of arrays."""
     if isinstance(data, list | tuple):
         return [_unwrapped(item) for item in data]
-    return data.data if isinstance(data, Tensor) else data
+    array = data.data if isinstance(data, Tensor) else data
+    if hasattr(array, "__cuda_array_interface__"):
+        raise RuntimeError("tensor: a list holds a tensor on the GPU. Use tinyconv.stack([...]), or item() of each.")
+    return array

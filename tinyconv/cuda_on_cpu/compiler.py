@@ -6,12 +6,13 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-HEADERS = ("cuda.h", "shared_with_kernels.h")
+HEADERS = ("cuda.h", "tensor_core.h", "shared_with_kernels.h")
 
 COMPILERS = ("g++", "clang++")
 
@@ -30,7 +31,9 @@ class CompileError(ValueError):
 
 @cache
 def compiler() -> str:
-    """g++ or clang++, whichever is there. NoCompiler: neither."""
+    """g++ or clang++, whichever is there. NoCompiler: neither, or not on Linux."""
+    if not sys.platform.startswith("linux"):
+        raise NoCompiler("cuda_on_cpu: the emulator runs on Linux only; on Windows, in WSL.")
     for name in COMPILERS:
         if shutil.which(name):
             return name
@@ -76,6 +79,7 @@ def _build(name: str, text: str, inputs: list[str], flags: list[str], library: s
         "-fPIC",
         "-w",
         "-fno-strict-aliasing",
+        "-fno-delete-null-pointer-checks",
         "-ffp-contract=off",
         f"-I{HERE}",
     ]
@@ -89,7 +93,7 @@ def _build(name: str, text: str, inputs: list[str], flags: list[str], library: s
         if done.returncode:
             raise CompileError(f"cuda_on_cpu: {compiler()} refuses the source:\n{_shortened(done.stderr)}")
         linked = Path(made) / "linked.so"
-        end = [library, f"-Wl,-rpath,{Path(library).parent}"] if library else ["-ldl"]
+        end = [library, f"-Wl,-rpath,{Path(library).parent}", "-Wl,--wrap=memcpy"] if library else ["-ldl"]
         subprocess.run([compiler(), "-shared", str(built), "-o", str(linked), *end], check=True, capture_output=True)
         fresh = target.with_suffix(f".{os.getpid()}")
         shutil.copy(linked, fresh)

@@ -14,9 +14,9 @@
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 // Blocks run one after the other, so one copy serves them all; a section of its own says where it is.
-#define __shared__ static __attribute__((section("cuda_shared")))
+#define __shared__ static __attribute__((used, section("cuda_shared")))
 #define printf cuda_on_cpu_printf
 
 const int warpSize = 32;
@@ -137,3 +137,5 @@ template <class T> __attribute__((no_sanitize("thread"))) inline T atomicCAS(T* 
     if (old == expected) *at = value;
     return old;
 }
+
+#include "tensor_core.h"

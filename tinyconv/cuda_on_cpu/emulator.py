@@ -71,13 +71,14 @@ class RawKernel:
         if name not in known:
             raise ValueError(f"RawKernel: the source has no __global__ function {name}; it has {', '.join(known)}.")
         self.name, self.parameters, self.checked = name, known[name], checked
+        self._known = known
         self.code, self.options = code, tuple(options)
         self._library: Any = None
 
     def compile(self) -> None:
         """Now, and not at the first call."""
         if self._library is None:
-            self._path = compiler.kernels(_for_cpu(self.code, self.name, self.parameters), self.options, self.checked)
+            self._path = compiler.kernels(_for_cpu(self.code, self._known), self.options, self.checked)
             self._library = ctypes.CDLL(str(self._path))
             self._runtime = ctypes.CDLL(str(compiler.runtime()))
 
@@ -140,13 +141,18 @@ class RawKernel:
 _FILE = "kernel.cu"
 
 
-def _for_cpu(code: str, name: str, parameters: tuple[Parameter, ...]) -> str:
-    """The source as C++, and two functions by which Python reaches it."""
+def _for_cpu(code: str, kernels: dict[str, tuple[Parameter, ...]]) -> str:
+    """The source as C++, and functions by which Python reaches it: one library for all kernels of a source."""
     code = _DYNAMIC.sub(r"\1* const \2 = (\1*)cuda_on_cpu_dynamic_shared;", code)
-    casts = [
-        f"*({'const ' if p.constant else ''}{p.type}{'*' if p.pointer else ''}*)a[{i}]"
-        for i, p in enumerate(parameters)
-    ]
+    calls = []
+    for name, parameters in kernels.items():
+        values = (
+            f"*({'const ' if p.constant else ''}{p.type}{'*' if p.pointer else ''}*)a[{i}]"
+            for i, p in enumerate(parameters)
+        )
+        unwatched = '__attribute__((no_sanitize("thread")))'
+        calls.append(f"{unwatched} void cuda_on_cpu_call_{name}(void** a) {{ {name}({', '.join(values)}); }}")
+    lines = "\n".join(calls)
     return f"""#line 1 "{_FILE}"
 {code}
 #line 1 "calls"
@@ -157,7 +163,7 @@ void cuda_on_cpu_shared(char** start, size_t* size) {{
     *start = __start_cuda_shared;
     *size = __stop_cuda_shared - __start_cuda_shared;
 }}
-__attribute__((no_sanitize("thread"))) void cuda_on_cpu_call_{name}(void** a) {{ {name}({", ".join(casts)}); }}
+{lines}
 }}
 """
 
@@ -201,7 +207,8 @@ def _check_arguments(kernel: str, parameters: tuple[Parameter, ...], args: Seque
 def _arena(arrays: list[NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[int, int]]:
     """(memory, id of an array -> its place): copies of the arrays far from each other, with NaN or -1 between them.
 
-    Two arguments that are the same memory have the same place. ValueError: two that overlap otherwise.
+    An array begins as many bytes beyond a multiple of 16 as it does in its own memory: a view may be misaligned for
+    vectors. Two arguments that are the same memory have the same place. ValueError: two that overlap otherwise.
     """
     spans: dict[tuple[int, int], int] = {}
     places, size = {}, REDZONE
@@ -211,7 +218,7 @@ def _arena(arrays: list[NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[int, int
             if array.nbytes and other < span[0] + span[1] and span[0] < other + length and (other, length) != span:
                 raise ValueError("cuda_on_cpu: two arguments overlap without being the same array.")
         if span not in spans:
-            spans[span] = size
+            spans[span] = size + span[0] % 16
             size += -(-array.nbytes // 256) * 256 + REDZONE
         places[id(array)] = spans[span]
     raw = np.empty(size + 256, np.uint8)  # pages that nobody touches cost nothing

@@ -13,6 +13,7 @@
 
 #include <dlfcn.h>
 #include <link.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -24,8 +25,16 @@ dim3 blockDim, gridDim;
 namespace {
 
 const size_t STACK = 256 << 10;
+const size_t GUARD = 64 << 10;  // below a stack, where nobody may write
 
 enum State { READY, AT_BLOCK_BARRIER, AT_WARP_OPERATION, DONE };
+
+// A copy to shared memory that its thread has asked for and not yet waited for.
+struct Copy {
+    char* to;
+    int size;
+    char bytes[16];
+};
 
 struct Fibre {
     ucontext_t context;
@@ -34,9 +43,12 @@ struct Fibre {
     State state = READY;
     int line = 0;                  // where it waits
     unsigned mask = 0;             // of the lanes that it waits for
+    size_t group = 32;             // of that many threads: a warp, or a warpgroup
+    bool ordering = true;          // whether what it waits in orders the memory of its warp
     const char* what = "";         // the operation that it waits at
     int warp_epoch = 0;
     unsigned long long given = 0;  // what it hands to the other lanes of its warp
+    std::vector<Copy> copies;
 };
 
 // The last write and read of one element, and when: an epoch ends at a barrier.
@@ -44,6 +56,7 @@ struct Access {
     int writer = -1, write_epoch = -1, write_warp_epoch = -1, write_block = -1;
     int reader = -1, read_epoch = -1, read_warp_epoch = -1, read_block = -1;
     bool set = false;  // shared memory: something was written in this block
+    bool coming = false;  // will be, by a copy
 };
 
 struct Buffer {
@@ -131,13 +144,20 @@ void look_for_races(Buffer& b, const char* at, size_t size, bool write, void* pc
                 race(b, element_at, "writes", a.reader, a.read_block,
                      together ? "reads since the last barrier" : "reads", pc);
             a.writer = me, a.write_epoch = epoch, a.write_warp_epoch = current->warp_epoch;
-            a.write_block = block_number, a.set = true;
+            a.write_block = block_number, a.set = true, a.coming = false;
         } else {
             bool again = a.read_block == block_number && a.read_epoch == epoch && a.reader != me && a.reader != -1;
             a.reader = again ? SEVERAL : me;
             a.read_epoch = epoch, a.read_warp_epoch = current->warp_epoch, a.read_block = block_number;
         }
     }
+}
+
+// Where a local array lies that is too large for the stack.
+bool below_the_stack(char* at) { return at < current->stack && at >= current->stack - (16 << 20); }
+
+void out_of_stack(void* pc) {
+    fail("it needs more than the " + std::to_string(STACK >> 10) + " KiB of stack that a thread has.", pc, 0);
 }
 
 void access(char* at, size_t size, bool write, void* pc) {
@@ -147,9 +167,12 @@ void access(char* at, size_t size, bool write, void* pc) {
         if (inside(*b, at, size)) {
             if (!write)
                 for (size_t i = (at - b->start) / b->item; i <= (at + size - 1 - b->start) / b->item; ++i)
-                    if (!b->accesses[i].set)
-                        fail("it reads " + std::string(b->name) + ", byte " + std::to_string(at - b->start) +
-                                 ", which no thread of the block has written yet. Is a __syncthreads() missing?", pc, 0);
+                    if (!b->accesses[i].set) {
+                        std::string why = b->accesses[i].coming
+                            ? ", to which a copy is still under way. Is a copy_async_wait() missing?"
+                            : ", which no thread of the block has written yet. Is a __syncthreads() missing?";
+                        fail("it reads " + std::string(b->name) + ", byte " + std::to_string(at - b->start) + why, pc, 0);
+                    }
             look_for_races(*b, at, size, write, pc);
             return;
         }
@@ -165,6 +188,7 @@ void access(char* at, size_t size, bool write, void* pc) {
     if (at >= current->stack && at + size <= current->stack + STACK) return;
     for (auto& part : own)
         if (at >= part.first && at + size <= part.second) return;
+    if (below_the_stack(at)) out_of_stack(pc);
     const Buffer* nearest = nullptr;
     size_t least = ~size_t(0);
     for (const Buffer& b : buffers) {
@@ -178,6 +202,45 @@ void access(char* at, size_t size, bool write, void* pc) {
     fail(std::string("it ") + does + " " + element(*nearest, at) + ", outside of its " +
              std::to_string(nearest->bytes / nearest->item) + " elements.", pc, 0);
 }
+
+// What no check sees, a pointer that a compiler knows to be null, say, the processor does: not the end of the process.
+class Faults {
+  public:
+    Faults() {
+        stack_t own_stack = {memory, 0, sizeof memory};  // a fibre's may be what has run out
+        sigaltstack(&own_stack, &stack_before);
+        struct sigaction catching = {};
+        catching.sa_sigaction = report;
+        catching.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &catching, &before[i]);
+    }
+    ~Faults() {
+        for (int i = 0; i < 3; ++i) sigaction(SIGNALS[i], &before[i], nullptr);
+        sigaltstack(&stack_before, nullptr);
+    }
+
+  private:
+    static constexpr int SIGNALS[3] = {SIGSEGV, SIGILL, SIGFPE};
+
+    static void report(int number, siginfo_t* info, void* context) {
+#if defined(__x86_64__)
+        void* pc = (void*)(((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP] + 1);
+#elif defined(__aarch64__)
+        void* pc = (void*)(((ucontext_t*)context)->uc_mcontext.pc + 1);
+#else
+        void* pc = nullptr;
+#endif
+        if (number == SIGFPE) fail("it divides a whole number by zero.", pc, 0);
+        if (number == SIGILL) fail("the compiler knows that this is undefined: a null pointer, say.", pc, 0);
+        char* at = (char*)info->si_addr;
+        if (below_the_stack(at)) out_of_stack(pc);
+        fail("it reads or writes where no array is.", pc, 0);
+    }
+
+    char memory[64 << 10];
+    stack_t stack_before;
+    struct sigaction before[3];
+};
 
 // The threads of a block that did not start yet, one after the other: a thread that never waits needs no switch.
 void run_threads() {
@@ -195,9 +258,10 @@ void run_threads() {
 // On a stack of their own.
 void start_threads() {
     if (used_stacks == stacks.size()) {
-        void* memory = mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) abort();
-        stacks.push_back((char*)memory);
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* memory = mmap(nullptr, GUARD + STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE)) abort();
+        stacks.push_back((char*)memory + GUARD);
     }
     ucontext_t fresh;
     getcontext(&fresh);
@@ -208,30 +272,31 @@ void start_threads() {
     swapcontext(&scheduler, &fresh);
 }
 
-void wait(State state, const char* what, int line, unsigned mask) {
+void wait(State state, const char* what, int line, unsigned mask, size_t group = 32, bool ordering = true) {
     current->state = state, current->what = what, current->line = line, current->mask = mask;
+    current->group = group, current->ordering = ordering;
     Fibre* me = current;
     swapcontext(&me->context, &scheduler);
 }
 
-// Lets the warps go on whose lanes have all come; true if there was one.
+// Lets the warps, and warpgroups, go on whose lanes have all come; true if there was one.
 bool release_warps() {
     bool released = false;
-    for (size_t first = 0; first < fibres.size(); first += 32)
-        for (size_t lane = 0; lane < 32 && first + lane < fibres.size(); ++lane) {
-            Fibre& f = fibres[first + lane];
-            if (f.state != AT_WARP_OPERATION) continue;
-            bool all = true;
-            for (size_t other = 0; other < 32 && first + other < fibres.size(); ++other)
-                if (f.mask >> other & 1) {
-                    Fibre& o = fibres[first + other];
-                    all = all && o.state == AT_WARP_OPERATION && o.mask == f.mask && o.line == f.line;
-                }
-            if (!all) continue;
-            for (size_t other = 0; other < 32 && first + other < fibres.size(); ++other)
-                if (f.mask >> other & 1) fibres[first + other].state = READY, ++fibres[first + other].warp_epoch;
-            released = true;
-        }
+    for (size_t i = 0; i < fibres.size(); ++i) {
+        Fibre& f = fibres[i];
+        if (f.state != AT_WARP_OPERATION) continue;
+        size_t first = i / f.group * f.group, end = first + f.group < fibres.size() ? first + f.group : fibres.size();
+        bool all = true;
+        for (size_t other = first; other < end; ++other)
+            if (f.mask >> other % 32 & 1) {
+                Fibre& o = fibres[other];
+                all = all && o.state == AT_WARP_OPERATION && o.mask == f.mask && o.line == f.line && o.what == f.what;
+            }
+        if (!all) continue;
+        for (size_t other = first; other < end; ++other)
+            if (f.mask >> other % 32 & 1) fibres[other].state = READY, fibres[other].warp_epoch += f.ordering;
+        released = true;
+    }
     return released;
 }
 
@@ -340,6 +405,7 @@ void cuda_on_cpu_launch(void (*kernel)(void**), void** arguments, const unsigned
     dladdr((void*)&cuda_on_cpu_launch, &here);
     dl_iterate_phdr(remember_own, (void*)library);
     dl_iterate_phdr(remember_own, (void*)here.dli_fname);
+    Faults caught;
     bool good = true;
     block_number = 0;
     for (unsigned z = 0; good && z < grid[2]; ++z)
@@ -389,6 +455,52 @@ unsigned long long cuda_on_cpu_exchange(unsigned mask, unsigned long long value,
 
 int cuda_on_cpu_lane() { return number_of(current) % 32; }
 
+// What a warp of 32 threads, or a warpgroup of 128, does as one: when all have come, the first of them does it for all.
+void cuda_on_cpu_together(int threads, void (*operation)(void**), void* mine, const char* what, int line) {
+    size_t me = number_of(current), first = me / threads * threads;
+    if (first + threads > fibres.size())
+        fail(std::string(what) + " needs all " + std::to_string(threads) + " threads, but the block ends before.",
+             nullptr, line);
+    current->given = (unsigned long long)mine;
+    wait(AT_WARP_OPERATION, what, line, 0xffffffff, threads, false);
+    if (me != first) return;
+    std::vector<void*> given;
+    for (int i = 0; i < threads; ++i) given.push_back((void*)fibres[first + i].given);
+    operation(given.data());
+}
+
+// Until the thread waits for the copy its target has no value: who reads it is told so. From nowhere: zeros.
+void cuda_on_cpu_copy_async(void* shared_address, const void* from, int size) {
+    void* pc = __builtin_return_address(0);
+    Copy copy = {(char*)shared_address, size, {}};
+    if (from) {
+        access((char*)from, size, false, pc);
+        memcpy(copy.bytes, from, size);
+    }
+    access(copy.to, size, true, pc);
+    bool there = false;
+    for (Buffer* b : {&shared, &dynamic_shared})
+        if (inside(*b, copy.to, size)) {
+            there = true;
+            for (int i = 0; watch && i < size; ++i) {
+                Access& a = b->accesses[copy.to - b->start + i];
+                a.set = false, a.coming = true;
+            }
+        }
+    if (!there) fail("copy_async() copies to shared memory, but this address is none.", pc, 0);
+    if ((size_t)copy.to % size || (size_t)from % size)
+        fail("copy_async() of " + std::to_string(size) + " bytes needs addresses that are multiples of them.", pc, 0);
+    current->copies.push_back(copy);
+}
+
+void cuda_on_cpu_copy_async_wait() {
+    for (Copy& copy : current->copies) {
+        access(copy.to, copy.size, true, __builtin_return_address(0));
+        memcpy(copy.to, copy.bytes, copy.size);
+    }
+    current->copies.clear();
+}
+
 // An atomic operation needs its address checked; it races with nobody.
 void cuda_on_cpu_atomic(void* address, size_t size) {
     if (!watch) return;
@@ -431,6 +543,12 @@ CHECKED(8)
 CHECKED(16)
 void __tsan_read_range(void* at, size_t size) { access((char*)at, size, false, __builtin_return_address(0)); }
 void __tsan_write_range(void* at, size_t size) { access((char*)at, size, true, __builtin_return_address(0)); }
+// clang copies a struct by a call of memcpy, which the linker turns into one of this.
+void* __wrap_memcpy(void* to, const void* from, size_t size) {
+    access((char*)from, size, false, __builtin_return_address(0));
+    access((char*)to, size, true, __builtin_return_address(0));
+    return memcpy(to, from, size);
+}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_init() {}

@@ -53,6 +53,7 @@ def named_arrays(state: Any, kind: str) -> dict[str, np.ndarray[Any, Any]]:
     arrays = {}
     for name, value in state.items():
         value = value.detach().to("cpu").data if isinstance(value, Tensor) else value
+        value = value.get() if hasattr(value, "__cuda_array_interface__") else value
         numbers = isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
         if not isinstance(name, str) or not numbers:
             raise TypeError(

@@ -50,6 +50,8 @@ def _detach_arrays(node: Any, path: str, arrays: dict[str, np.ndarray[Any, Any]]
     """The tree with each array replaced by its name in ``arrays``."""
     if isinstance(node, Tensor):
         node = node.detach().to("cpu").data
+    if hasattr(node, "__cuda_array_interface__"):
+        node = node.get()
     if isinstance(node, np.ndarray):
         if node.dtype.kind not in "biuf" or node.dtype.itemsize > 8:
             raise TypeError(

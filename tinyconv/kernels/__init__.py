@@ -14,6 +14,7 @@ here: the operators in ``tinyconv.ops`` check.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType, TracebackType
@@ -26,6 +27,8 @@ from tinyconv.kernels import choice, im2col, loops
 from tinyconv.kernels.arrays import Array, array_module, scratch_limit, set_scratch_limit
 from tinyconv.kernels.axismap import AxisMap
 from tinyconv.kernels.choice import explain_choice
+from tinyconv.kernels.precision import PRECISIONS, set_precision
+from tinyconv.kernels.precision import precision as asked_precision
 
 __all__ = [
     "LADDER",
@@ -48,6 +51,7 @@ __all__ = [
     "explain_choice",
     "fold",
     "kernel",
+    "matmul",
     "max_pool",
     "normalise",
     "normalise_grad",
@@ -73,6 +77,7 @@ __all__ = [
 
 LADDER = ("loops", "im2col", "numba", "cuda")
 OPERATORS = (
+    "matmul",
     "conv",
     "conv_input",
     "conv_weight",
@@ -122,21 +127,27 @@ class use_kernels:  # noqa: N801 - used like a function
     :mod:`tinyconv.kernels.choice`; 'direct', 'tiled', 'winograd2' and 'winograd4' (or just 'winograd') are used
     wherever they can compute the convolution; 'exact' is 'auto' without Winograd's, so that every sum runs over the
     products of the definition.
+    ``precision`` is that of float32 products on the rung ``cuda``: 'ieee' multiplies by all bits, 'tf32' and 'bf16'
+    round the operands of convolutions and matrix products first, for tensor cores (:mod:`tinyconv.kernels.precision`).
     What is not given stays.
     The choice holds for the whole process, all threads included. Leaving the block restores what was in
     use before it, also after an exception.
     """
 
-    def __init__(self, rung: str | None = None, conv: str | None = None) -> None:
+    def __init__(self, rung: str | None = None, conv: str | None = None, precision: str | None = None) -> None:
         global _rung
         if rung is not None and rung not in LADDER:
             raise ValueError(f"use_kernels: rung must be one of {', '.join(map(repr, LADDER))}, but is {rung!r}.")
         if conv is not None and conv not in choice.ALGORITHMS:
             algorithms = ", ".join(map(repr, choice.ALGORITHMS))
             raise ValueError(f"use_kernels: conv must be one of {algorithms}, but is {conv!r}.")
-        self._before = _rung, choice.forced()
+        if precision is not None and precision not in PRECISIONS:
+            known = ", ".join(map(repr, PRECISIONS))
+            raise ValueError(f"use_kernels: precision must be one of {known}, but is {precision!r}.")
+        self._before = _rung, choice.forced(), asked_precision()
         _rung = rung or _rung
         choice.force(conv or choice.forced())
+        set_precision(precision or asked_precision())
 
     def __enter__(self) -> None:
         return None
@@ -145,8 +156,9 @@ class use_kernels:  # noqa: N801 - used like a function
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _rung
-        _rung, algorithm = self._before
+        _rung, algorithm, asked = self._before
         choice.force(algorithm)
+        set_precision(asked)
 
 
 def _module(rung: str) -> ModuleType | None:
@@ -158,21 +170,27 @@ def _module(rung: str) -> ModuleType | None:
     return _modules.get(rung)
 
 
-def _takes(rung: str, array: Array | None) -> bool:
-    """Whether a rung computes with such an array, or with a NumPy array of float32; by which operator is not asked."""
-    if rung in ("loops", "im2col"):
-        return True
+@cache
+def _serving(operator: str, asked: str | None, on_cpu: bool, dtype: np.dtype[Any]) -> str:
+    """The rung that is asked for, or the next below it that has ``operator`` and takes such arrays.
+
+    The definition has all operators and takes all arrays.
+    """
+    compiled = dtype in _COMPILED_DTYPES
+    takes = {
+        "loops": True,
+        "im2col": True,
+        "numba": on_cpu and compiled,
+        "cuda": compiled and (not on_cpu or asked == "cuda"),  # NumPy's arrays only where the emulator is asked for
+    }
+    below = reversed(LADDER[: LADDER.index(asked or LADDER[-1]) + 1])
+    return next(rung for rung in below if takes[rung] and hasattr(_module(rung), operator))
+
+
+def _serves(operator: str, array: Array | None = None) -> str:
+    """The rung for an array; without one, for a NumPy array of float32."""
     on_cpu = array is None or isinstance(array, np.ndarray)
-    known = array is None or array.dtype in _COMPILED_DTYPES
-    if rung == "numba":
-        return on_cpu and known
-    return known and (not on_cpu or _rung == "cuda")  # NumPy's arrays only where the emulator is asked for
-
-
-def _serving(operator: str, array: Array | None = None) -> str:
-    """The rung in use, or the next below it that has ``operator`` and takes ``array``. The definition has them all."""
-    below = reversed(LADDER[: LADDER.index(_rung or LADDER[-1]) + 1])
-    return next(rung for rung in below if _takes(rung, array) and hasattr(_module(rung), operator))
+    return _serving(operator, _rung, on_cpu, _COMPILED_DTYPES[0] if array is None else array.dtype)
 
 
 def kernel(operator: str, array: Array | None = None) -> Callable[..., Any]:
@@ -182,7 +200,7 @@ def kernel(operator: str, array: Array | None = None) -> Callable[..., Any]:
     """
     if operator not in OPERATORS:
         raise ValueError(f"kernel: operator must be one of {', '.join(map(repr, OPERATORS))}, but is {operator!r}.")
-    return getattr(_modules[_serving(operator, array)], operator)
+    return getattr(_modules[_serves(operator, array)], operator)
 
 
 class Table(dict[str, str]):
@@ -195,7 +213,16 @@ class Table(dict[str, str]):
 
 def table() -> Table:
     """Which rung serves which operator now."""
-    return Table((operator, _serving(operator)) for operator in OPERATORS)
+    return Table((operator, _serves(operator)) for operator in OPERATORS)
+
+
+# --------------------------------------------------------------------------------------------------
+# The matrix product
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """y[..., m, n] = sum over k of a[..., m, k] b[..., k, n]; a (*B, M, K), b (*B, K, N) to (*B, M, N)."""
+    return kernel("matmul", a)(a, b)
 
 
 # --------------------------------------------------------------------------------------------------

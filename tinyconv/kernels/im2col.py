@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.geometry import Geometry, Sizes
-from tinyconv.kernels.arrays import Array, array_module, native, scratch_limit, sum_dtype
+from tinyconv.kernels.arrays import Array, array_module, native, scratch_limit, sum_dtype, table
 from tinyconv.kernels.axismap import AxisMap
 from tinyconv.kernels.corners import corners as corners
 from tinyconv.kernels.pointwise import activation as activation
@@ -34,6 +34,7 @@ from tinyconv.kernels.pointwise import relu as relu
 from tinyconv.kernels.pointwise import relu_grad as relu_grad
 from tinyconv.kernels.pointwise import sigmoid as sigmoid
 from tinyconv.kernels.pointwise import slopes as slopes
+from tinyconv.kernels.scatter import sums_at
 from tinyconv.kernels.update import adam_step as adam_step
 from tinyconv.kernels.update import rmsprop_step as rmsprop_step
 from tinyconv.kernels.update import sgd_step as sgd_step
@@ -73,14 +74,14 @@ def _scatter(columns: Array, g: Geometry, x: Array) -> None:
         x[inp] += columns[:, :, tap][out]
 
 
-def _tiles(g: Geometry, images: int, row_bytes: int) -> list[tuple[slice, slice, Geometry]]:
-    """Tiles (images, output rows, their geometry) whose columns stay under the scratch limit, the largest first.
+def tiles(g: Geometry, images: int, row_bytes: int, limit: int) -> list[tuple[slice, slice, Geometry]]:
+    """Tiles (images, output rows, their geometry) whose columns take at most ``limit`` bytes, the largest first.
 
     ``row_bytes`` is what the columns of one output row of one image take. Whole images where at least one fits.
     """
     height = g.output[0]
-    rows = max(1, min(height, scratch_limit() // row_bytes))
-    together = max(1, scratch_limit() // (row_bytes * height))
+    rows = max(1, min(height, limit // row_bytes))
+    together = max(1, limit // (row_bytes * height))
     parts = [(slice(r, min(r + rows, height)), g.rows(r, min(r + rows, height))) for r in range(0, height, rows)]
     return [(slice(n, min(n + together, images)), *part) for n in range(0, images, together) for part in parts]
 
@@ -91,7 +92,7 @@ class _Columns:
     def __init__(self, g: Geometry, images: int, channels: int, groups: int, dtype: np.dtype[Any], xp: Any) -> None:
         self.shape = (groups, channels // groups, prod(g.kernel))
         row_bytes = channels * prod(g.kernel) * prod(g.output[1:]) * dtype.itemsize
-        self.tiles = list(_tiles(g, images, row_bytes))
+        self.tiles = tiles(g, images, row_bytes, scratch_limit(xp))
         largest = next((prod(self._sizes(batch, tile)) for batch, _, tile in self.tiles), 0)
         self.buffer = xp.empty(prod(self.shape) * largest, dtype)
 
@@ -123,9 +124,20 @@ def _by_image(product: Array, images: int, sizes: Sizes) -> Array:
     return product.reshape(channels, images, *sizes).swapaxes(0, 1)
 
 
-def _is_pointwise(g: Geometry) -> bool:
+def is_pointwise(g: Geometry) -> bool:
     """A 1x1 window on every pixel: the image is its own columns."""
     return prod(g.kernel) == 1 and max(g.stride) == 1 and g.output == g.size and g.padding == ((0, 0),) * g.rank
+
+
+# --------------------------------------------------------------------------------------------------
+# The matrix product
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """The array module's; float16 is summed in float32."""
+    dtype = sum_dtype(native(a).dtype)
+    y = array_module(a, b).matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
+    return y.astype(native(a).dtype, copy=False)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -139,7 +151,7 @@ def conv(x: Array, w: Array, g: Geometry, groups: int) -> Array:
     images, channels = x.shape[:2]
     dtype = sum_dtype(x.dtype)
     weight = w.astype(dtype, copy=False).reshape(groups, w.shape[0] // groups, -1)  # (G, C_out/G, C_in/G * K)
-    if _is_pointwise(g):
+    if is_pointwise(g):
         pixels = x.astype(dtype, copy=False).reshape(images, groups, channels // groups, prod(g.size))
         return xp.matmul(weight, pixels).astype(x.dtype, copy=False).reshape(images, w.shape[0], *g.output)
     y = xp.empty((images, w.shape[0], *g.output), x.dtype)
@@ -159,7 +171,7 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
     dtype = sum_dtype(gy.dtype)
     weight = w.astype(dtype, copy=False).reshape(groups, w.shape[0] // groups, -1)  # (G, C_out/G, C_in/G * K)
     weight = weight.swapaxes(1, 2)
-    if _is_pointwise(g):
+    if is_pointwise(g):
         pixels = gy.astype(dtype, copy=False).reshape(images, groups, gy.shape[1] // groups, prod(g.output))
         return xp.matmul(weight, pixels).astype(gy.dtype, copy=False).reshape(images, channels, *g.size)
     gx = xp.zeros((images, channels, *g.size), dtype)
@@ -223,12 +235,12 @@ def max_pool(x: Array, g: Geometry) -> tuple[Array, Array]:
     offsets = _flat_index(g, ones, g.kernel, xp).reshape(-1)
     indices = (offsets - offsets[0])[winner]
     indices += start
-    indices[..., first < 0] = 0
+    indices *= first >= 0
     return y, indices
 
 
 def scatter_windows(gy: Array, indices: Array, size: Sizes, windows: Sequence[AxisMap] | None) -> Array:
-    """Each element of gy (N, C, *O) added to the pixel at its flat index; on NumPy in the order of gy."""
+    """Each element of gy (N, C, *O) added to the pixel at its flat index, always in the same order."""
     xp = array_module(gy, indices)
     images, channels = gy.shape[:2]
     plane = prod(size)
@@ -236,7 +248,7 @@ def scatter_windows(gy: Array, indices: Array, size: Sizes, windows: Sequence[Ax
     starts = xp.arange(channels)[:, None] * plane
     for n in range(images):
         at = (indices[n].reshape(channels, prod(indices.shape[2:])) + starts).reshape(-1)
-        gx[n] = xp.bincount(at, weights=gy[n].reshape(-1), minlength=channels * plane)
+        gx[n] = sums_at(at, gy[n].reshape(-1).astype(sum_dtype(gx.dtype), copy=False), channels * plane)
     return gx.reshape(images, channels, *size)
 
 
@@ -300,13 +312,13 @@ def _resample_axis(x: Array, axis_map: AxisMap, axis: int) -> Array:
     xp = array_module(x)
     y = xp.zeros((*x.shape[:axis], axis_map.output, *x.shape[axis + 1 :]), x.dtype)
     for outputs, inputs, weights in axis_map.layers:
-        part = xp.take(x, xp.asarray(inputs), axis=axis)
+        part = xp.take(x, table(inputs, x), axis=axis)
         if (weights != 1).any():
-            part *= xp.asarray(weights, x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+            part *= table(weights, x).astype(x.dtype, copy=False).reshape(-1, *(1,) * (x.ndim - axis - 1))
         if len(outputs) == axis_map.output:
             y += part
         else:
-            y[(slice(None),) * axis + (xp.asarray(outputs),)] += part
+            y[(slice(None),) * axis + (table(outputs, x),)] += part
     return y
 
 
@@ -318,8 +330,8 @@ def adaptive_max_pool(x: Array, maps: Sequence[AxisMap]) -> tuple[Array, Array]:
     shape = (*x.shape[:2], *(m.output for m in maps))
     y, indices = xp.empty(shape, native(x).dtype), xp.empty(shape, pixels.dtype)
     for position, layers in enumerate(product(*(m.layers for m in maps))):
-        out = (..., *xp.ix_(*(xp.asarray(outputs) for outputs, _, _ in layers)))
-        inp = xp.ix_(*(xp.asarray(inputs) for _, inputs, _ in layers))
+        out = (..., *xp.ix_(*(table(outputs, x) for outputs, _, _ in layers)))
+        inp = xp.ix_(*(table(inputs, x) for _, inputs, _ in layers))
         value = x[(..., *inp)]
         # Every output reads at least one pixel, so the first layer fills y.
         wins = (value > y[out]) | (value != value) if position else xp.ones(value.shape, bool)
@@ -356,8 +368,7 @@ def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
     for n in range(images):
         places = (xp.where(at[n] < 0, pixels, at[n]) + starts).reshape(-1)  # (C K L,)
         parts = (gy[n][:, None].astype(xp.float64) * w[n]).reshape(-1)
-        sums = xp.bincount(places, weights=parts, minlength=channels * (pixels + 1))
-        gx[n] = sums.reshape(channels, pixels + 1)[:, :pixels]
+        gx[n] = sums_at(places, parts, channels * (pixels + 1)).reshape(channels, pixels + 1)[:, :pixels]
     return gx
 
 

@@ -39,6 +39,21 @@ from tinyconv.kernels.loops_pointwise import softmax as softmax
 from tinyconv.kernels.loops_pointwise import softmax_grad as softmax_grad
 
 # --------------------------------------------------------------------------------------------------
+# The matrix product
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a (*B, M, K), b (*B, K, N) to (*B, M, N)."""
+    dtype = np.dtype(np.float64) if a.dtype.kind == "f" else native(a).dtype  # of the sum: whole numbers wrap around
+    a_wide, b_wide = a.astype(dtype), b.astype(dtype)
+    y = np.zeros((*a.shape[:-1], b.shape[-1]), dtype)
+    for *batch, m, n in np.ndindex(y.shape):
+        for k in range(a.shape[-1]):
+            y[(*batch, m, n)] += a_wide[(*batch, m, k)] * b_wide[(*batch, k, n)]
+    return y.astype(native(a).dtype)
+
+
+# --------------------------------------------------------------------------------------------------
 # The convolution triangle: forward
 
 

@@ -14,12 +14,13 @@ import numpy as np
 
 from tinyconv.autograd import Tensor
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module
+from tinyconv.kernels.arrays import moved
 from tinyconv.ops.random import generator_for
 
 
 def _fill(tensor: Tensor, values: Array | float) -> Tensor:
-    tensor.data[...] = array_module(tensor.data).asarray(values)
+    """Values that were drawn on the CPU, so that a seed gives the same bits on every device, or one number."""
+    tensor.data[...] = moved(values, tensor.data) if isinstance(values, np.ndarray) else values
     tensor.changed()
     return tensor
 

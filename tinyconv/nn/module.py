@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.dtypes import is_float
 from tinyconv.autograd.tensor import Array
 from tinyconv.methods import Handle
+from tinyconv.ops.convert import read_targets
 
 M = TypeVar("M", bound="Module")
 
@@ -275,21 +274,30 @@ class Module:
         fn(self)
         return self
 
-    def to(self: M, target: Any) -> M:
-        """Move parameters and buffers to 'cpu' or 'cuda', or cast the floating ones to a dtype. In place; returns
-        self.
+    def to(self: M, *targets: Any, device: str | None = None, dtype: Any = None) -> M:
+        """Move parameters, their gradients and buffers to 'cpu' or 'cuda', cast the floating ones to a dtype, or both.
+
+        In place, all or nothing; returns self. The parameters stay the same objects, so that an optimiser made before
+        goes on with them.
         """
-        is_device = isinstance(target, str) and target in ("cpu", "cuda")
-        if not is_device and not is_float(np.dtype(target)):
+        place, kind = read_targets("Module.to", targets, device, dtype)
+        if kind is not None and not is_float(kind):
             raise TypeError(
-                f"Module.to: a module holds floats, so target must be a device or a float dtype, but is {target}."
+                f"Module.to: a module holds floats, so target must be a device or a float dtype, but is {kind}."
             )
-        for t in [*self.parameters(), *self.buffers()]:
-            if is_device or is_float(t.dtype):
-                for part in (t, t.grad):
-                    if part is not None:
-                        part.data = part.detach().to(target).data
+        parts = [part for t in [*self.parameters(), *self.buffers()] for part in (t, t.grad) if part is not None]
+        arrays = [p.detach().to(device=place, dtype=kind if is_float(p.dtype) else None).data for p in parts]
+        for part, array in zip(parts, arrays):
+            part.data = array
         return self
+
+    def cpu(self: M) -> M:
+        """self.to('cpu')"""
+        return self.to("cpu")
+
+    def cuda(self: M) -> M:
+        """self.to('cuda')"""
+        return self.to("cuda")
 
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
         """Name -> Tensor of all parameters and persistent buffers. They share the module's memory: training goes on

@@ -98,11 +98,13 @@ class _BatchNorm(_WithStatistics):
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, use_batch, 0.0, self.eps
             )
-        seen = int(self.num_batches_tracked.data) + 1
-        momentum = 1 / seen if self.momentum is None else self.momentum
+        momentum = self.momentum
+        if momentum is None:  # this alone reads the number, for which a GPU would have to be waited
+            momentum = 1 / (int(self.num_batches_tracked.data) + 1)
         y = F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
         if not switches.repeating:
-            init.constant_(self.num_batches_tracked, seen)
+            self.num_batches_tracked.data += 1
+            self.num_batches_tracked.changed()
         return y
 
 

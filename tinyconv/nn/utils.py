@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tinyconv.autograd import Tensor
+from tinyconv.autograd.gpu import one_device
 from tinyconv.kernels.arrays import array_module
 
 
@@ -31,19 +32,21 @@ def clip_grad_norm_(
     gradients = _gradients(parameters)
     if not gradients:
         return Tensor(0.0)
+    one_device("clip_grad_norm_", *gradients)
     xp = array_module(gradients[0].data)
-    sizes = [float(xp.linalg.norm(g.data.ravel(), norm_type)) for g in gradients]
-    total = float(np.linalg.norm(sizes, norm_type))
-    if error_if_nonfinite and not math.isfinite(total):
+    sizes = xp.stack([xp.asarray(xp.linalg.norm(g.data.ravel(), norm_type)) for g in gradients])
+    total = xp.linalg.norm(sizes.astype(xp.float64), norm_type)
+    if error_if_nonfinite and not math.isfinite(float(total)):
         raise RuntimeError(
-            f"clip_grad_norm_: the norm of the gradients is {total}. Look for the cause with detect_anomaly()."
+            f"clip_grad_norm_: the norm of the gradients is {float(total)}. Look for the cause with detect_anomaly()."
         )
     factor = max_norm / (total + 1e-6)
-    if not factor >= 1:  # NaN too
+    if xp is not np or not factor >= 1:  # NaN too; on a GPU the question is not asked, the answer is multiplied
+        factor = xp.where(factor >= 1, 1, factor)
         for g in gradients:
-            g.data *= g.dtype.type(factor)
+            g.data *= factor.astype(g.dtype)
             g.changed()
-    return Tensor(np.asarray(total, gradients[0].dtype))
+    return Tensor(total.astype(gradients[0].dtype))
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:

@@ -17,6 +17,7 @@ from tinyconv.autograd.tensor import Array
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
 from tinyconv.ops.elementwise import clamp, exp, sigmoid, tanh, where
+from tinyconv.ops.mixed import in_float16, in_float32
 from tinyconv.ops.shape import axis_of
 from tinyconv.ops.windows import require_float
 
@@ -184,6 +185,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Tensor:
     return Slopes(x.data > 0, negative_slope)(x)
 
 
+@in_float16
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """y = input where input > 0, else weight * input, with one weight, or one for each channel (axis 1).
 
@@ -234,6 +236,7 @@ def logsigmoid(input: Tensor) -> Tensor:
     return Activation("logsigmoid")(require_float("logsigmoid", "input", input))
 
 
+@in_float32
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """y = log(1 + e^(beta input)) / beta, and input itself where beta * input > threshold"""
     return Activation("softplus", (beta, threshold))(require_float("softplus", "input", input))
@@ -391,6 +394,7 @@ def _softmax_input(op: str, input: Tensor, dtype: DTypeLike | None) -> Tensor:
     return require_float(op, "input", x if dtype is None else cast(x, dtype))
 
 
+@in_float32
 def softmax(input: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
     """y = e^input / sum of e^input along ``dim``: positive, and 1 in sum. Any shape.
 
@@ -400,11 +404,13 @@ def softmax(input: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tenso
     return _along("softmax", Softmax, _softmax_input("softmax", input, dtype), dim)
 
 
+@in_float32
 def log_softmax(input: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
     """y = log softmax(input, dim), without the loss of digits and the -inf that log of softmax would have."""
     return _along("log_softmax", LogSoftmax, _softmax_input("log_softmax", input, dtype), dim)
 
 
+@in_float32
 def softmin(input: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
     """y = softmax(-input, dim)"""
     return _along("softmin", Softmax, -_softmax_input("softmin", input, dtype), dim)

@@ -17,6 +17,7 @@ from tinyconv.autograd import Function, Tensor
 from tinyconv.geometry import Geometry, Padding, Size, transposed_geometry, window_geometry
 from tinyconv.kernels.arrays import Array
 from tinyconv.ops.convert import as_tensor
+from tinyconv.ops.mixed import in_float16
 from tinyconv.ops.windows import SPATIAL, as_batch
 
 
@@ -72,6 +73,7 @@ class ConvWeight(_Triangle):
 # Public operators
 
 
+@in_float16
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -89,6 +91,7 @@ def conv1d(
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
+@in_float16
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -108,6 +111,7 @@ def conv2d(
     return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
+@in_float16
 def conv3d(
     input: Tensor,
     weight: Tensor,
@@ -121,6 +125,7 @@ def conv3d(
     return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
 
+@in_float16
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -135,6 +140,7 @@ def conv_transpose1d(
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@in_float16
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -155,6 +161,7 @@ def conv_transpose2d(
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
+@in_float16
 def conv_transpose3d(
     input: Tensor,
     weight: Tensor,

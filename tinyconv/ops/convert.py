@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor
-from tinyconv.autograd.dtypes import default_float, is_float, promote
+from tinyconv.autograd.device import device as named
+from tinyconv.autograd.dtypes import default_float, is_float, promote, supported
+from tinyconv.autograd.gpu import load_cupy, settle
 from tinyconv.autograd.tensor import Array
+from tinyconv.kernels.arrays import native
 
 
 def as_tensor(value: Any, op: str = "as_tensor", name: str = "input") -> Tensor:
@@ -58,6 +61,70 @@ def cast(x: Tensor, dtype: Any) -> Tensor:
     """x in another dtype; x itself where it has it already."""
     dtype = np.dtype(dtype)
     return x if x.data.dtype == dtype else Cast(dtype)(x)
+
+
+class ToDevice(Function):
+    """The same values in the memory of another device."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def forward(self, x: Array) -> Array:
+        self.source = "cpu" if isinstance(x, np.ndarray) else "cuda"
+        if self.device == "cpu":
+            settle()
+            return x.get()
+        return load_cupy("to").asarray(native(x))
+
+    def backward(self, g: Tensor) -> Tensor:
+        return ToDevice(self.source)(g)
+
+
+def to(input: Tensor, *targets: Any, device: str | None = None, dtype: Any = None) -> Tensor:
+    """x on the device 'cpu' or 'cuda', in another dtype, or both; x itself where nothing changes.
+
+    A target is a device, a dtype, or a tensor that has the device and the dtype wanted.
+    """
+    place, kind = read_targets("to", targets, device, dtype)
+    y = input if kind is None else cast(input, kind)
+    if place is None or y.device == place:
+        return y
+    moved: Tensor = ToDevice(place)(y)
+    return moved
+
+
+def read_targets(
+    op: str, targets: tuple[Any, ...], device: str | None, dtype: Any
+) -> tuple[named | None, np.dtype[Any] | None]:
+    """The device and the dtype that the arguments of ``to`` name, or None."""
+    for target in targets:
+        if isinstance(target, Tensor):
+            device, dtype = target.device, target.dtype
+        elif isinstance(target, str) and target.partition(":")[0] in ("cpu", "cuda"):
+            device = target
+        else:
+            dtype = target
+    try:
+        kind = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"{op}: the target must be 'cpu', 'cuda' or a dtype, but is {dtype!r}.") from None
+    return None if device is None else named(device), None if kind is None else supported(kind)
+
+
+def cpu(input: Tensor) -> Tensor:
+    """x.to('cpu')"""
+    return to(input, "cpu")
+
+
+def cuda(input: Tensor) -> Tensor:
+    """x.to('cuda'). RuntimeError where CuPy, a driver or a GPU is missing."""
+    return to(input, "cuda")
+
+
+def beside(t: Tensor, like: Array) -> Tensor:
+    """A 0-d tensor on the CPU counts as a number, and goes where ``like`` is; others stay."""
+    on_cpu = isinstance(t.data, np.ndarray) and not isinstance(like, np.ndarray)
+    return ToDevice("cuda")(t) if on_cpu and t.ndim == 0 else t
 
 
 class Clone(Function):

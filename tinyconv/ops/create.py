@@ -7,16 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd import Tensor
+from tinyconv.autograd.device import device as named
 from tinyconv.autograd.dtypes import default_float, supported
-from tinyconv.autograd.tensor import Array
-from tinyconv.ops.convert import cast
+from tinyconv.autograd.gpu import load_cupy
+from tinyconv.ops.convert import to
 
 
-def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A new tensor with a copy of ``data``: numbers, nested lists, arrays, tensors. Python floats become float32."""
+def _where(op: str, device: str) -> Any:
+    """The array module that makes arrays on a device."""
+    return np if named(device) == "cpu" else load_cupy(op)
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, *, device: str | None = None) -> Tensor:
+    """A new tensor with a copy of ``data``: numbers, nested lists, arrays, tensors. Python floats become float32.
+
+    On ``device``, or where the data is.
+    """
     made = Tensor(data, dtype=dtype)
-    return Tensor(made.data.copy(), requires_grad=requires_grad)
+    there = made.device if device is None else named(device)
+    array = made.data.copy() if made.device == there else to(made, there).data
+    return Tensor(array, requires_grad=requires_grad)
 
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Tensor:
@@ -31,7 +42,7 @@ def from_dlpack(source: Any) -> Tensor:
     kind, _ = source.__dlpack_device__()
     if int(kind) == 1:  # kDLCPU
         return Tensor(np.from_dlpack(source))
-    return Tensor(_cupy("from_dlpack").from_dlpack(source))
+    return Tensor(load_cupy("from_dlpack").from_dlpack(source))
 
 
 def _sizes(size: tuple[Any, ...]) -> tuple[int, ...]:
@@ -45,80 +56,45 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
     return default_float if dtype is None else supported(np.dtype(dtype))
 
 
-def zeros(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False, device: str = "cpu") -> Tensor:
     """Zeros of shape ``size``, float32 by default."""
-    return Tensor(np.zeros(_sizes(size), _dtype(dtype)), requires_grad=requires_grad)
+    return Tensor(_where("zeros", device).zeros(_sizes(size), _dtype(dtype)), requires_grad=requires_grad)
 
 
-def ones(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(*size: int | Sequence[int], dtype: Any = None, requires_grad: bool = False, device: str = "cpu") -> Tensor:
     """Ones of shape ``size``, float32 by default."""
-    return Tensor(np.ones(_sizes(size), _dtype(dtype)), requires_grad=requires_grad)
+    return Tensor(_where("ones", device).ones(_sizes(size), _dtype(dtype)), requires_grad=requires_grad)
 
 
-def full(size: Sequence[int], fill_value: bool | int | float, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+def full(
+    size: Sequence[int],
+    fill_value: bool | int | float,
+    dtype: Any = None,
+    requires_grad: bool = False,
+    *,
+    device: str = "cpu",
+) -> Tensor:
     """``fill_value`` everywhere; its kind decides the dtype where none is given."""
     kind = Tensor(fill_value).dtype if dtype is None else _dtype(dtype)
-    return Tensor(np.full(_sizes((size,)), fill_value, kind), requires_grad=requires_grad)
+    return Tensor(_where("full", device).full(_sizes((size,)), fill_value, kind), requires_grad=requires_grad)
 
 
-def arange(start: int | float, end: int | float | None = None, step: int | float = 1, dtype: Any = None) -> Tensor:
+def arange(
+    start: int | float, end: int | float | None = None, step: int | float = 1, dtype: Any = None, *, device: str = "cpu"
+) -> Tensor:
     """start, start + step, ... below ``end``; arange(n) counts from 0. int64 for ints, float32 for floats."""
     start, end = (0, start) if end is None else (start, end)
     if step == 0 or (end - start) * step < 0:
         raise ValueError(f"arange: no steps of {step} lead from {start} to {end}.")
-    values = np.arange(start, end, step)
+    values = _where("arange", device).arange(start, end, step)
     return Tensor(values.astype(default_float if dtype is None and values.dtype.kind == "f" else dtype or values.dtype))
 
 
-def linspace(start: float, end: float, steps: int, dtype: Any = None) -> Tensor:
+def linspace(start: float, end: float, steps: int, dtype: Any = None, *, device: str = "cpu") -> Tensor:
     """``steps`` values at equal distances from ``start`` to ``end``, both included."""
-    return Tensor(np.linspace(start, end, steps).astype(_dtype(dtype)))
+    return Tensor(_where("linspace", device).linspace(start, end, steps).astype(_dtype(dtype)))
 
 
-def eye(n: int, m: int | None = None, dtype: Any = None) -> Tensor:
+def eye(n: int, m: int | None = None, dtype: Any = None, *, device: str = "cpu") -> Tensor:
     """The identity matrix of n rows and m (or n) columns."""
-    return Tensor(np.eye(n, m, dtype=_dtype(dtype)))
-
-
-# --------------------------------------------------------------------------------------------------
-# Devices
-
-
-def _cupy(op: str) -> Any:
-    """CuPy, imported at the first use of a GPU; a sentence that says what is missing where it cannot be had."""
-    try:
-        import cupy
-    except ImportError:
-        raise RuntimeError(f"{op}: a GPU needs CuPy. Install it with: pip install 'tinyconv[gpu]'.") from None
-    try:
-        cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(f"{op}: CuPy finds no usable GPU ({error}). Stay on the CPU, or check the driver.") from None
-    return cupy
-
-
-class ToDevice(Function):
-    """The same values in the memory of another device."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-
-    def forward(self, x: Array) -> Array:
-        self.source = "cpu" if isinstance(x, np.ndarray) else "cuda"
-        return x.get() if self.device == "cpu" else _cupy("to").asarray(x)
-
-    def backward(self, g: Tensor) -> Tensor:
-        return ToDevice(self.source)(g)
-
-
-def to(input: Tensor, target: Any) -> Tensor:
-    """x on the device 'cpu' or 'cuda', or in another dtype; x itself where nothing changes."""
-    if target in ("cpu", "cuda"):
-        return input if input.device == target else ToDevice(target)(input)
-    if isinstance(target, Tensor):
-        return to(cast(input, target.dtype), target.device)
-    try:
-        dtype = np.dtype(target)
-    except TypeError:
-        raise ValueError(f"to: the target must be 'cpu', 'cuda' or a dtype, but is {target!r}.") from None
-    return cast(input, supported(dtype))
+    return Tensor(_where("eye", device).eye(n, m, dtype=_dtype(dtype)))

@@ -11,11 +11,13 @@ import numpy as np
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.dtypes import is_float
+from tinyconv.autograd.gpu import one_device, require
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.kernels.elementwise import blockwise
 from tinyconv.ops.broadcast import expand
-from tinyconv.ops.convert import as_float, as_number, as_tensor, cast
+from tinyconv.ops.convert import as_float, as_number, as_tensor, beside, cast
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.operands import Operand, common_shape, operands
 
 # --------------------------------------------------------------------------------------------------
@@ -178,8 +180,9 @@ def _divisible(op: str, input: Operand, other: Operand) -> tuple[Tensor, Tensor]
     a, b = operands(op, input, other)
     if b.data.dtype.kind == "b":
         raise TypeError(f"{op}: bools cannot be divided with rounding. Cast to an integer.")
-    if b.data.dtype.kind in "iu" and not array_module(b.data).all(b.data):
-        raise ValueError(f"{op}: an integer is divided by zero. Use a float tensor to get infinity.")
+    if b.data.dtype.kind in "iu":
+        holds = b.data.all() if isinstance(other, Tensor) else bool(np.all(other))
+        require(holds, lambda: ValueError(f"{op}: an integer is divided by zero. Use a float tensor to get infinity."))
     return a, b
 
 
@@ -193,13 +196,15 @@ def remainder(input: Operand, other: Operand) -> Tensor:
     return Remainder()(*_divisible("remainder", input, other))
 
 
+@in_float32
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """y = input ^ exponent. An integer to a negative power raises."""
     a, b = operands("pow", input, exponent)
     if a.data.dtype.kind == "b":
         raise TypeError("pow: bools have no powers. Cast one of them to an integer.")
-    if a.data.dtype.kind in "iu" and bool((b.data < 0).any() if isinstance(exponent, Tensor) else exponent < 0):
-        raise ValueError("pow: an integer cannot be raised to a negative power. Use a float tensor.")
+    if a.data.dtype.kind in "iu":
+        fault = ValueError("pow: an integer cannot be raised to a negative power. Use a float tensor.")
+        require((b.data >= 0).all() if isinstance(exponent, Tensor) else bool(np.all(exponent >= 0)), lambda: fault)
     return Pow()(a, b)
 
 
@@ -220,7 +225,7 @@ class Exp(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return blockwise(np.exp, x, cost=1)
+        return blockwise(array_module(x).exp, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * self.saved_output
@@ -232,7 +237,7 @@ class Expm1(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return blockwise(np.expm1, x, cost=1)
+        return blockwise(array_module(x).expm1, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         return g * (self.saved_output + 1)
@@ -257,7 +262,7 @@ class Log1p(Function):
     saves = (0,)
 
     def forward(self, x: Array) -> Array:
-        return blockwise(np.log1p, x, cost=1)
+        return blockwise(array_module(x).log1p, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         (x,) = self.saved_inputs
@@ -321,7 +326,7 @@ class Tanh(Function):
     saves_output = True
 
     def forward(self, x: Array) -> Array:
-        return blockwise(np.tanh, x, cost=1)
+        return blockwise(array_module(x).tanh, x, cost=1)
 
     def backward(self, g: Tensor) -> Tensor:
         y = self.saved_output
@@ -384,21 +389,25 @@ class Round(_Step):
         return array_module(x).round(x)
 
 
+@in_float32
 def exp(input: Tensor) -> Tensor:
     """y = e^input"""
     return Exp()(as_float(as_tensor(input, "exp")))
 
 
+@in_float32
 def expm1(input: Tensor) -> Tensor:
     """y = e^input - 1, exact near 0"""
     return Expm1()(as_float(as_tensor(input, "expm1")))
 
 
+@in_float32
 def log(input: Tensor) -> Tensor:
     """y = natural logarithm; -inf at 0, NaN below"""
     return Log()(as_float(as_tensor(input, "log")))
 
 
+@in_float32
 def log1p(input: Tensor) -> Tensor:
     """y = log(1 + input), exact near 0"""
     return Log1p()(as_float(as_tensor(input, "log1p")))
@@ -409,11 +418,13 @@ def sqrt(input: Tensor) -> Tensor:
     return Sqrt()(as_float(as_tensor(input, "sqrt")))
 
 
+@in_float32
 def rsqrt(input: Tensor) -> Tensor:
     """y = 1 / sqrt(input)"""
     return reciprocal(sqrt(input))
 
 
+@in_float32
 def reciprocal(input: Tensor) -> Tensor:
     """y = 1 / input"""
     return div(1, as_tensor(input, "reciprocal"))
@@ -557,7 +568,8 @@ def where(condition: Operand, input: Operand, other: Operand) -> Tensor:
         raise TypeError(f"where: condition must be bool, but is {condition.dtype}. Use condition != 0.")
     if not isinstance(input, Tensor) and not isinstance(other, Tensor):
         input = Tensor(input)
-    a, b = operands("where", input, other)
+    a, b = (beside(t, condition.data) for t in operands("where", input, other))
+    one_device("where", condition, a, b)
     shape = common_shape("where", condition.data.shape, a.data.shape, b.data.shape)
     a = expand(a, shape) if a.requires_grad and a.data.shape != shape else a
     b = expand(b, shape) if b.requires_grad and b.data.shape != shape else b
@@ -583,7 +595,13 @@ def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None)
         raise ValueError("clamp: give min, max, or both.")
     y = as_number(input, "clamp")
     if min is not None:
-        y = where((y < min) | (Tensor(min) != Tensor(min)), min, y)
+        y = where(_or_nan(y < min, min), min, y)
     if max is not None:
-        y = where((y > max) | (Tensor(max) != Tensor(max)), max, y)
+        y = where(_or_nan(y > max, max), max, y)
     return y
+
+
+def _or_nan(beyond: Tensor, bound: Operand) -> Tensor:
+    """Where an element is beyond the bound, or the bound is NaN."""
+    array = isinstance(bound, Tensor | np.ndarray)
+    return beyond | (bound != bound) if array or bound != bound else beyond

@@ -11,12 +11,14 @@ import numpy as np
 
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.gpu import one_device, require
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.activation import log_softmax, logsigmoid, softmax
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import abs as absolute
 from tinyconv.ops.elementwise import clamp, exp, log, log1p, sqrt, where
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.operands import common_shape
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import axis_of, gather
@@ -51,6 +53,7 @@ def _pair(op: str, input: Any, target: Any, name: str = "target") -> tuple[Tenso
 # Distances
 
 
+@in_float32
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """(input - target)^2. Equal shapes."""
     x, t = _pair("mse_loss", input, target)
@@ -58,12 +61,14 @@ def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tenso
     return _reduced("mse_loss", d * d, reduction)
 
 
+@in_float32
 def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """|input - target|. Equal shapes. The derivative at 0 is 0."""
     x, t = _pair("l1_loss", input, target)
     return _reduced("l1_loss", absolute(x - t), reduction)
 
 
+@in_float32
 def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """d^2 / (2 beta) where |d| < beta, else |d| - beta/2, with d = input - target. Equal shapes.
 
@@ -79,6 +84,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
     return _reduced("smooth_l1_loss", where(size < beta, d * d * (0.5 / beta), size - 0.5 * beta), reduction)
 
 
+@in_float32
 def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d^2 / 2 where |d| <= delta, else delta (|d| - delta/2), with d = input - target. Equal shapes.
 
@@ -92,6 +98,7 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
     return _reduced("huber_loss", where(size <= delta, d * d * 0.5, (size - 0.5 * delta) * delta), reduction)
 
 
+@in_float32
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """<x1, x2> / (max(||x1||, eps) max(||x2||, eps)) along ``dim``. Shapes broadcast; ``dim`` disappears."""
     a, b = require_float("cosine_similarity", "x1", x1), require_float("cosine_similarity", "x2", x2)
@@ -103,6 +110,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return ((a / length_a) * (b / length_b)).sum(axis)
 
 
+@in_float32
 def cosine_embedding_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, *, reduction: str = "mean"
 ) -> Tensor:
@@ -123,6 +131,7 @@ def cosine_embedding_loss(
     return _reduced("cosine_embedding_loss", where(t == 1, 1 - cosine, apart), reduction)
 
 
+@in_float32
 def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """target (log target - input): the Kullback-Leibler divergence, with input already a logarithm. Equal shapes.
 
@@ -181,14 +190,17 @@ def binary_cross_entropy(
     x, t = _pair("binary_cross_entropy", input, target)
     if x.dtype != t.dtype:
         raise TypeError(f"binary_cross_entropy: target must have the input's dtype {x.dtype}, but is {t.dtype}.")
-    if not bool(((x.data >= 0) & (x.data <= 1)).all()):
-        raise ValueError(
+    require(
+        ((x.data >= 0) & (x.data <= 1)).all(),
+        lambda: ValueError(
             "binary_cross_entropy: input must lie in [0, 1]. Use sigmoid first, or binary_cross_entropy_with_logits."
-        )
+        ),
+    )
     loss: Tensor = BinaryCrossEntropy()(x, t)
     return _reduced("binary_cross_entropy", _weighted("binary_cross_entropy", loss, weight), reduction)
 
 
+@in_float32
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -265,6 +277,7 @@ class CrossEntropyGrad(Function):
 def _classes(op: str, x: Tensor, target: Any, ignore_index: int | None) -> tuple[Tensor, Array, Array]:
     """Input as (N, C, L), target as (N, L) with 0 where ignored, and where it is not: all checked."""
     t = as_tensor(target, op, "target")
+    one_device(op, x, t)
     if t.dtype.kind not in "iu":
         raise TypeError(f"{op}: target must hold class numbers (integers), but is {t.dtype}. Use target.to(int64).")
     if x.ndim == 0:
@@ -282,21 +295,25 @@ def _classes(op: str, x: Tensor, target: Any, ignore_index: int | None) -> tuple
     pixels = t.data.size // batch if batch else 0
     flat = t.data.reshape(batch, pixels).astype(np.int64, copy=False)
     valid = flat == flat if ignore_index is None else flat != ignore_index
-    wrong = valid & ((flat < 0) | (flat >= classes))
-    if bool(wrong.any()):
-        found = int(flat[wrong][0])
+    right = valid & (flat >= 0) & (flat < classes)
+
+    def wrong() -> IndexError:
+        found = int(flat[valid & ~right][0])
         mend = "." if ignore_index is None else f", or pass ignore_index={found} to leave it out."
-        raise IndexError(
+        return IndexError(
             f"{op}: target holds class {found}, but input has {classes} classes, numbered 0 to {classes - 1}. Relabel "
             f"it{mend}"
         )
-    return x.reshape(batch, classes, pixels), flat * valid, valid
+
+    require((right == valid).all(), wrong)
+    return x.reshape(batch, classes, pixels), flat * right, valid  # no kernel may see a class that does not exist
 
 
 def _class_weight(op: str, weight: Any, x: Tensor) -> Tensor | None:
     if weight is None:
         return None
     w = as_tensor(weight, op, "weight")
+    one_device(op, x, w)
     classes = x.shape[1] if x.ndim > 1 else x.shape[0]
     if w.shape != (classes,):
         raise ValueError(f"{op}: weight must have shape ({classes},), one for each class, but has {w.shape}.")
@@ -318,6 +335,7 @@ def _weighted_mean(loss: Tensor, factor: Array, reduction: str, shape: tuple[int
     return total if reduction == "sum" else total / Tensor.wrap(factor.sum(keepdims=True).reshape(()))
 
 
+@in_float32
 def nll_loss(
     input: Tensor,
     target: Tensor,
@@ -341,6 +359,7 @@ def nll_loss(
     return _weighted_mean(loss, factor, reduction, as_tensor(target).shape)
 
 
+@in_float32
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -398,6 +417,7 @@ def _soft_cross_entropy(
     return loss.sum() if reduction == "sum" else loss.sum() / (x.data.size // classes)
 
 
+@in_float32
 def dice_loss(
     input: Tensor,
     target: Tensor,
@@ -429,10 +449,14 @@ def dice_loss(
         y = Tensor.wrap((flat[:, None] == number).astype(p.dtype).reshape(p.shape))
     if not background:
         p, y = p[:, 1:], y[:, 1:]
-    if p.data.size and (p.data.min() < 0 or p.data.max() > 1.001):  # a softmax may round to a little above 1
-        raise ValueError(
-            f"dice_loss: input must hold probabilities in [0, 1], but runs from {p.data.min():.4g} to "
-            f"{p.data.max():.4g}. Of logits take softmax(input, 1) or sigmoid(input) first."
+    if p.data.size:
+        low, high = p.data.min(), p.data.max()
+        require(
+            ~((low < 0) | (high > 1.001)),  # a softmax may round to a little above 1
+            lambda: ValueError(
+                f"dice_loss: input must hold probabilities in [0, 1], but runs from {float(low):.4g} to "
+                f"{float(high):.4g}. Of logits take softmax(input, 1) or sigmoid(input) first."
+            ),
         )
     over = ((0,) if batch else ()) + tuple(range(2, p.ndim))
     both, either = (p * y, p + y) if not over else ((p * y).sum(over), (p + y).sum(over))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from math import prod
 
+from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
-from tinyconv.kernels.arrays import Array, array_module, sum_dtype
+from tinyconv.kernels.arrays import Array
 from tinyconv.ops.broadcast import expand
 from tinyconv.ops.convert import as_tensor
+from tinyconv.ops.mixed import in_float16
 from tinyconv.ops.operands import common_shape
 
 
@@ -17,9 +19,7 @@ class MatMul(Function):
     saves = (0, 1)
 
     def forward(self, a: Array, b: Array) -> Array:
-        dtype = sum_dtype(a.dtype)  # float16 is summed in float32
-        y = array_module(a).matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
-        return y.astype(a.dtype, copy=False)
+        return kernels.matmul(a, b)
 
     def backward(self, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         a, b = self.saved_inputs
@@ -40,6 +40,7 @@ def _check_dtypes(op: str, names: tuple[str, ...], tensors: tuple[Tensor, ...]) 
             )
 
 
+@in_float16
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """y[..., m, n] = sum over k of input[..., m, k] other[..., k, n].
 
@@ -80,6 +81,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     return MatMul()(expand(a, (*batch, *a.shape[-2:])), expand(b, (*batch, *b.shape[-2:])))
 
 
+@in_float16
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y[..., o] = bias[o] + sum over i of input[..., i] weight[o, i].
 
@@ -104,6 +106,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y + bias
 
 
+@in_float16
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y[..., o] = bias[o] + sum over i, j of input1[..., i] weight[o, i, j] input2[..., j].
 
@@ -135,6 +138,7 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
 # einsum
 
 
+@in_float16
 def einsum(equation: str, *operands: Tensor) -> Tensor:
     """The sum of products that ``equation`` names: 'bij,bjk->bik' is a product of batches of matrices.
 

@@ -14,13 +14,16 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor, enable_grad, grad, is_grad_enabled
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
-from tinyconv.ops.convert import as_tensor
+from tinyconv.ops.convert import as_tensor, cast
 from tinyconv.ops.elementwise import clamp, rsqrt
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.pad import pad
 from tinyconv.ops.reduce import norm
 from tinyconv.ops.shape import axis_of
@@ -104,7 +107,7 @@ def _vector(op: str, name: str, value: Any, shape: tuple[int, ...], x: Tensor, o
     t = as_tensor(value, op, name)
     if t.shape != shape:
         raise ValueError(f"{op}: {name} must have shape {shape}, {of}, but has {t.shape} (input.shape={x.shape}).")
-    if t.dtype != x.dtype:
+    if t.dtype != x.dtype and (x.dtype, t.dtype) != (np.float16, np.float32):  # torch's one mixture
         raise TypeError(f"{op}: {name} must have the input's dtype {x.dtype}, but is {t.dtype}. Cast one of them.")
     return t
 
@@ -183,7 +186,7 @@ def batch_norm(
         per_channel = (1, *channels, *[1] * (x.ndim - 2))
         w, b = _affine(x, w, b, per_channel)
         scale = w * rsqrt(var.reshape(per_channel) + eps)
-        return x * scale + (b - mean.reshape(per_channel) * scale)
+        return cast(x * scale + (b - mean.reshape(per_channel) * scale), x.dtype)
     count = prod(x.shape) // max(1, channels[0])
     if count == 1:
         raise ValueError(
@@ -244,6 +247,7 @@ def instance_norm(
     return y
 
 
+@in_float32
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
@@ -276,6 +280,7 @@ def group_norm(
     return y.reshape(x.shape)
 
 
+@in_float32
 def layer_norm(
     input: Tensor,
     normalized_shape: int | Sequence[int],

@@ -8,9 +8,10 @@ import numpy as np
 
 from tinyconv.autograd import Tensor
 from tinyconv.autograd.dtypes import default_float, is_float, result_dtype, scalar_dtype
-from tinyconv.kernels.arrays import array_module
+from tinyconv.autograd.gpu import one_device
+from tinyconv.kernels.arrays import number
 from tinyconv.ops.broadcast import expand
-from tinyconv.ops.convert import as_tensor, cast
+from tinyconv.ops.convert import as_tensor, beside, cast
 
 #: What an operator takes beside a tensor: another tensor, an array, or a number.
 Operand: TypeAlias = "Tensor | np.ndarray[Any, Any] | bool | int | float"
@@ -37,6 +38,9 @@ def operands(op: str, a: Operand, b: Operand, floating: bool = False) -> tuple[T
         a, b = _beside(op, a, b, floating), as_tensor(b, op)
     elif not isinstance(b, Tensor):
         b = _beside(op, b, a, floating)
+    if type(a.data) is not type(b.data):
+        a, b = beside(a, b.data), beside(b, a.data)
+        one_device(op, a, b)
     if floating and not is_float(a.data.dtype) and not is_float(b.data.dtype):
         a, b = cast(a, default_float), cast(b, default_float)
     elif a.data.dtype != b.data.dtype:
@@ -54,11 +58,8 @@ def _beside(op: str, value: Any, tensor: Any, floating: bool) -> Tensor:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool | int | float):
-        xp, dtype = array_module(tensor.data), scalar_dtype(value, tensor.data.dtype)
+        dtype = scalar_dtype(value, tensor.data.dtype)
         if floating and not is_float(dtype):
             dtype = default_float
-        try:
-            return Tensor.wrap(xp.asarray(value, dtype=dtype))
-        except OverflowError:  # -1 beside a uint8 is 255, as in C
-            return Tensor.wrap(xp.asarray(value).astype(dtype))
+        return Tensor.wrap(number(value, dtype, tensor.data))
     return as_tensor(value, op, "other")

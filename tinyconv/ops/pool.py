@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.gpu import one_device, require
 from tinyconv.geometry import Geometry, Size, Sizes, as_axes, transposed_geometry, window_geometry
-from tinyconv.kernels.arrays import Array, array_module
+from tinyconv.kernels.arrays import Array, array_module, table
 from tinyconv.kernels.axismap import AxisMap, window_maps
+from tinyconv.kernels.scatter import lasts_at
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import where
 from tinyconv.ops.resample import Resample, adaptive_map
@@ -151,12 +154,10 @@ class Unpool(Function):
         self.indices, self.size = indices, size
 
     def forward(self, y: Array) -> Array:
-        xp = array_module(y)
         planes, plane = math.prod(y.shape[:2]), math.prod(self.size)
-        x = xp.zeros((planes, plane), y.dtype)
-        flat = self.indices.reshape(planes, math.prod(y.shape[2:]))
-        x[xp.arange(planes)[:, None], flat] = y.reshape(flat.shape)
-        return x.reshape(*y.shape[:2], *self.size)
+        starts = array_module(y).arange(planes)[:, None] * plane
+        at = self.indices.reshape(planes, math.prod(y.shape[2:])) + starts
+        return lasts_at(at.reshape(-1), y.reshape(-1), planes * plane).reshape(*y.shape[:2], *self.size)
 
     def backward(self, g: Tensor) -> Tensor:
         return TakePixels(self.indices, self.size, None)(g)
@@ -182,12 +183,18 @@ def _max_unpool(
     g = transposed_geometry(op, images.shape[2:], kernel_size, kernel_size if stride is None else stride, padding)
     size = g.size if output_size is None else _unpooled_size(op, output_size, g)
     at = positions.data
-    if at.size and (int(at.min()) < 0 or int(at.max()) >= math.prod(size)):
-        raise ValueError(
-            f"{op}: indices must lie in an image of {size}, from 0 to {math.prod(size) - 1}, but run from "
-            f"{at.min()} to {at.max()}. "
-            f"Pass output_size, the size that was pooled."
+    one_device(op, images, indices)
+    if at.size:
+        low, high = at.min(), at.max()
+        require(
+            (low >= 0) & (high < math.prod(size)),
+            lambda: ValueError(
+                f"{op}: indices must lie in an image of {size}, from 0 to {math.prod(size) - 1}, but run from "
+                f"{low} to {high}. Pass output_size, the size that was pooled."
+            ),
         )
+        if not isinstance(at, np.ndarray):  # the answer comes late, and no kernel may write elsewhere
+            at = at.clip(0, math.prod(size) - 1)
     y = Unpool(at, size)(images)
     return y.squeeze(0) if unbatched else y
 
@@ -274,6 +281,12 @@ class AvgPoolInput(Function):
         return AvgPool(self.g, self.divisor)(ggx)
 
 
+@lru_cache(maxsize=256)
+def _divisor(counts: tuple[tuple[int, ...], ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The product of one count an axis."""
+    return outer_product(counts, dtype)
+
+
 def _avg_pool(
     op: str,
     rank: int,
@@ -298,7 +311,7 @@ def _avg_pool(
         raise ValueError(f"{op}: divisor_override must not be 0. Use None for the number of elements in the window.")
     else:
         counts = [[divisor_override] * g.output[0], *([1] * n for n in g.output[1:])]
-    divisor = array_module(images.data).asarray(outer_product(counts, images.dtype))  # (*O)
+    divisor = table(_divisor(tuple(map(tuple, counts)), images.dtype), images.data)  # (*O)
     y = AvgPool(g, divisor)(images)
     return y.squeeze(0) if unbatched else y
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.dtypes import is_float
+from tinyconv.autograd.function import as_array
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.broadcast import expand, numel, sum_axes
@@ -33,7 +34,8 @@ from tinyconv.ops.elementwise import (
     where,
 )
 from tinyconv.ops.elementwise import pow as power
-from tinyconv.ops.shape import axes_of, axis_of, cat, flip, gather, narrow, reshape, squeeze, unsqueeze
+from tinyconv.ops.mixed import in_float32
+from tinyconv.ops.shape import axes_of, axis_of, cat, flip, narrow, reshape, squeeze, take_along, unsqueeze
 
 Dims: TypeAlias = "int | Sequence[int] | None"
 
@@ -43,6 +45,7 @@ def _needs_float(op: str, x: Tensor) -> None:
         raise TypeError(f"{op}: needs a float tensor, but got {x.dtype}. Use x.to(tinyconv.float32).")
 
 
+@in_float32
 def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Sum over ``dim`` (all axes by default). Integers and bools are added in int64."""
     x = as_tensor(input, "sum")
@@ -156,7 +159,7 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 def _with_index(op: str, arg: Any, input: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
     axis = axis_of(op, dim, input.ndim)
     indices = arg(cast(input, np.uint8) if input.data.dtype.kind == "b" else input, axis, keepdim=True)
-    values = gather(input, axis, indices)
+    values = take_along(input, axis, indices)
     if keepdim or input.ndim == 0:
         return values, indices
     return squeeze(values, axis), squeeze(indices, axis)
@@ -199,6 +202,7 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
     return _arg("argmin", "argmin", input, dim, keepdim)
 
 
+@in_float32
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Product of all elements or along ``dim``; exact gradients at zeros. Integers multiply in int64.
 
@@ -223,6 +227,7 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
     return x if keepdim else squeeze(x, axis)
 
 
+@in_float32
 def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """log sum exp x over ``dim``, computed as m + log sum exp(x - m) with m = max x, so that nothing overflows."""
     x = as_float(as_tensor(input, "logsumexp"))
@@ -246,6 +251,7 @@ class Cumsum(Function):
         return flip(Cumsum(self.axis)(flip(g, self.axis)), self.axis)
 
 
+@in_float32
 def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """y_i = x_0 + ... + x_i along ``dim``. Integers add in int64."""
     x = as_tensor(input, "cumsum")
@@ -255,6 +261,7 @@ def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     return reshape(cumsum(unsqueeze(x, 0), 0), ()) if x.ndim == 0 else Cumsum(axis)(x)
 
 
+@in_float32
 def norm(input: Tensor, p: int | float | str = "fro", dim: Dims = None, keepdim: bool = False) -> Tensor:
     """(sum |x|^p)^(1/p) over ``dim``; 'fro' is p = 2; p = inf the largest |x|, p = 0 the number of non-zeros.
 
@@ -282,10 +289,10 @@ def norm(input: Tensor, p: int | float | str = "fro", dim: Dims = None, keepdim:
 def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """True where an element over ``dim`` is not zero."""
     axes = axes_of("any", dim, input.ndim)
-    return Tensor.wrap(np.asarray(array_module(input.data).any(input.data, axis=axes, keepdims=keepdim)))
+    return Tensor.wrap(as_array(input.data.any(axis=axes, keepdims=keepdim)))
 
 
 def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """True where no element over ``dim`` is zero."""
     axes = axes_of("all", dim, input.ndim)
-    return Tensor.wrap(np.asarray(array_module(input.data).all(input.data, axis=axes, keepdims=keepdim)))
+    return Tensor.wrap(as_array(input.data.all(axis=axes, keepdims=keepdim)))

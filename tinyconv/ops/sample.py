@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -11,14 +12,16 @@ import numpy as np
 from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.geometry import Sizes
-from tinyconv.kernels.arrays import Array, array_module
+from tinyconv.kernels.arrays import Array, array_module, table
 from tinyconv.kernels.corners import NEIGHBOURS
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.matmul import matmul
+from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.shape import stack
 from tinyconv.ops.windows import require_float
 
 
+@in_float32
 def grid_sample(
     input: Tensor,
     grid: Tensor,
@@ -152,6 +155,7 @@ class SampleWeight(Function):
 # Affine grids
 
 
+@in_float32
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
     """grid[n, o] = theta[n] (x, y[, z], 1) for the pixel centres o of an image of ``size``; for :func:`grid_sample`.
 
@@ -169,11 +173,16 @@ def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None =
         raise ValueError(
             f"affine_grid: theta must have shape {(size[0], rank, rank + 1)} for size {size}, but has {theta.shape}."
         )
-    xp = array_module(theta.data)
-    axes = [_centres(n, bool(align_corners)) for n in size[2:]]
-    points = np.stack([*reversed(np.meshgrid(*axes, indexing="ij")), np.ones(size[2:])], axis=-1)  # (*I, rank + 1)
-    base = Tensor.wrap(xp.asarray(points.reshape(-1, rank + 1), theta.dtype))
+    base = Tensor.wrap(table(_points(size[2:], bool(align_corners)), theta.data).astype(theta.dtype))
     return matmul(base, theta.transpose(1, 2)).reshape(size[0], *size[2:], rank)
+
+
+@lru_cache(maxsize=64)
+def _points(size: Sizes, align_corners: bool) -> np.ndarray[Any, Any]:
+    """(x, y[, z], 1) of every pixel centre: (prod I, rank + 1)."""
+    axes = [_centres(n, align_corners) for n in size]
+    points = np.stack([*reversed(np.meshgrid(*axes, indexing="ij")), np.ones(size)], axis=-1)
+    return points.reshape(-1, len(size) + 1)
 
 
 def _centres(n: int, align_corners: bool) -> np.ndarray[Any, Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.gpu import one_device, require
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module
+from tinyconv.kernels.arrays import array_module, moved, sum_dtype
+from tinyconv.kernels.scatter import sums_at
 from tinyconv.ops.convert import as_tensor, cast, clone, common_dtype
 
 
@@ -312,35 +314,51 @@ class AddAt(Function):
 
     def forward(self, x: Array) -> Array:
         xp = array_module(x)
-        y = xp.zeros(self.shape, x.dtype)
         if self.distinct:
+            y = xp.zeros(self.shape, x.dtype)
             y[self.key] = x
+        elif xp is np:
+            y = np.zeros(self.shape, x.dtype)
+            np.add.at(y, self.key, x)
         else:
-            xp.add.at(y, self.key, x)
-        return y
+            size = prod(self.shape)
+            places = xp.arange(size).reshape(self.shape)[self.key]
+            wide = x.astype(sum_dtype(x.dtype), copy=False)
+            y = sums_at(places.reshape(-1), wide.reshape(-1), size).reshape(self.shape)
+        return y.astype(x.dtype, copy=False)
 
     def backward(self, g: Tensor) -> Tensor:
         return Index(self.key)(g)
 
 
-def _index_part(part: Any) -> Any:
+def _index_part(part: Any, like: Array) -> Any:
     """One entry of an index as NumPy takes it; tensors and lists become arrays, 0-d integers become ints."""
     if part is None or part is Ellipsis or isinstance(part, slice | int):
         return part
-    array = part.data if isinstance(part, Tensor) else np.asarray(part)
+    if isinstance(part, Tensor):
+        one_device("getitem", part, like)
+        array = part.data
+    else:
+        array = part if hasattr(part, "__cuda_array_interface__") else np.asarray(part)
     if array.dtype.kind not in "biu":
         if array.size == 0:
             return array.astype(np.int64)
         raise IndexError(f"getitem: an index must be integer or bool, but is {array.dtype}.")
-    return int(array) if array.ndim == 0 and array.dtype.kind != "b" else array
+    return int(array) if array.ndim == 0 and array.dtype.kind != "b" else moved(array, like)
 
 
-def index_keys(key: Any) -> list[tuple[Any, ...]]:
-    """What stands between the brackets, as keys that NumPy takes one after the other.
+def _is_mask(part: Any) -> bool:
+    return getattr(part, "dtype", None) == np.bool_
+
+
+def index_keys(key: Any, like: Array) -> list[tuple[Any, ...]]:
+    """What stands between the brackets, as keys that the array ``like`` takes one after the other.
 
     Ints beside index arrays go first. NumPy would read an int as one more index array, and move axes to the front.
     """
-    parts = [_index_part(part) for part in (key if isinstance(key, tuple) else (key,))]
+    parts = [_index_part(part, like) for part in (key if isinstance(key, tuple) else (key,))]
+    if not isinstance(like, np.ndarray):
+        _check_places(parts, like.shape)
     if not any(hasattr(p, "dtype") for p in parts) or not any(type(p) is int for p in parts):
         return [tuple(parts)]
     ints: list[Any] = []
@@ -348,10 +366,23 @@ def index_keys(key: Any) -> list[tuple[Any, ...]]:
         if part is Ellipsis or type(part) is int:
             ints.append(part)
         else:
-            mask = getattr(part, "dtype", None) == np.bool_
-            taken = part.ndim if mask else int(part is not None and not isinstance(part, bool))
+            taken = part.ndim if _is_mask(part) else int(part is not None and not isinstance(part, bool))
             ints += [slice(None)] * taken
     return [tuple(ints), tuple(p for p in parts if type(p) is not int)]
+
+
+def _check_places(parts: list[Any], shape: tuple[int, ...]) -> None:
+    """IndexError for integers of index arrays that lie outside, which CuPy would wrap around."""
+    takes = [0 if p is None or p is Ellipsis else p.ndim if _is_mask(p) else 1 for p in parts]
+    axis = 0
+    for i, part in enumerate(parts):
+        if part is Ellipsis:
+            axis = len(shape) - sum(takes[i:])
+        elif hasattr(part, "dtype") and not _is_mask(part) and axis < len(shape):
+            n = shape[axis]
+            say = "getitem: index runs from {} to {}, but its axis has size " + str(n)
+            require_range(part, -n, n, say.format)
+        axis += takes[i]
 
 
 def getitem(input: Tensor, key: Any) -> Tensor:
@@ -361,7 +392,7 @@ def getitem(input: Tensor, key: Any) -> Tensor:
     """
     try:
         y = input
-        for each in index_keys(key):
+        for each in index_keys(key, input.data):
             y = Index(each)(y)
         return y
     except IndexError as error:
@@ -379,14 +410,34 @@ def _along(op: str, input: Tensor, dim: int, index: Tensor) -> tuple[int, tuple[
         raise ValueError(
             f"{op}: index of shape {index.shape} is larger than the input {input.shape} outside dim {axis}."
         )
-    at = index.data
-    if at.size and (int(at.min()) < 0 or int(at.max()) >= input.shape[axis]):
-        raise IndexError(
-            f"{op}: index runs from {at.min()} to {at.max()}, but dim {axis} has size {input.shape[axis]}."
-        )
+    one_device(op, input, index)
+    at, size = index.data, input.shape[axis]
+    require_range(
+        at, 0, size, lambda low, high: f"{op}: index runs from {low} to {high}, but dim {axis} has size {size}."
+    )
+    return axis, _full_index(at, axis)
+
+
+def require_range(at: Array, first: int, end: int, sentence: Callable[[int, int], str]) -> None:
+    """IndexError, of the smallest and the largest, unless all indices ``at`` lie in [first, end)."""
+    if at.size:
+        low, high = at.min(), at.max()
+        require((low >= first) & (high < end), lambda: IndexError(sentence(int(low), int(high))))
+
+
+def _full_index(at: Array, axis: int) -> tuple[Array, ...]:
+    """The key whose index along ``axis`` is ``at``, and along each other axis the position itself."""
     xp = array_module(at)
     grid = [xp.arange(n).reshape([-1 if a == b else 1 for b in range(at.ndim)]) for a, n in enumerate(at.shape)]
-    return axis, tuple(at if a == axis else grid[a] for a in range(at.ndim))
+    return tuple(at if a == axis else grid[a] for a in range(at.ndim))
+
+
+def take_along(input: Tensor, axis: int, index: Tensor) -> Tensor:
+    """:func:`gather` with an index that is known to be right."""
+    if input.ndim == 0:
+        return clone(input)
+    y: Tensor = Index(_full_index(index.data, axis))(input)
+    return y
 
 
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -421,8 +472,9 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
         raise TypeError(f"index_select: index must be integer, but is {index.dtype}.")
     if index.ndim > 1:
         raise ValueError(f"index_select: index must have one axis, but has shape {index.shape}.")
-    if index.data.size and int(index.data.min()) < 0:
-        raise IndexError(f"index_select: index must not be negative, but holds {index.data.min()}.")
+    one_device("index_select", input, index)
+    size, told = input.shape[axis], "index_select: index runs from {} to {}, but dim {} has size {}."
+    require_range(index.data, 0, size, lambda low, high: told.format(low, high, dim, size))
     return getitem(input, (slice(None),) * axis + (reshape(index, -1),))
 
 
@@ -437,7 +489,11 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     if classes.size == 0 and num_classes < 1:
         raise ValueError("one_hot: an empty tensor does not tell the number of classes. Give num_classes.")
     count = int(classes.max()) + 1 if num_classes == -1 else num_classes
-    if classes.size and (int(classes.min()) < 0 or int(classes.max()) >= count):
-        raise ValueError(f"one_hot: classes run from {classes.min()} to {classes.max()}, but must lie in [0, {count}).")
+    if classes.size:
+        least, most = classes.min(), classes.max()
+        require(
+            (least >= 0) & (most < count),
+            lambda: ValueError(f"one_hot: classes run from {least} to {most}, but must lie in [0, {count})."),
+        )
     xp = array_module(classes)
     return Tensor.wrap((classes[..., None] == xp.arange(count)).astype(xp.int64))

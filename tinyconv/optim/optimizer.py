@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tinyconv.autograd import Tensor, enable_grad
+from tinyconv.autograd.gpu import guarded
 from tinyconv.autograd.tensor import Array
-from tinyconv.kernels.arrays import array_module
+from tinyconv.kernels.arrays import array_module, moved
 
 
 class Optimizer:
@@ -87,9 +88,22 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self.update(_vector(p), _vector(p.grad), self.state.setdefault(p, {}), group)
+                    state = self.state.setdefault(p, {})
+                    self._check_device(p, state)
+                    guarded(f"{self._name}.step", self.update, _vector(p), _vector(p.grad), state, group)
                     p.changed()
         return loss
+
+    def _check_device(self, p: Tensor, state: dict[str, Any]) -> None:
+        """RuntimeError unless the gradient of a parameter and its state are where it is."""
+        for name, a in (("gradient", p.grad.data), *state.items()):  # type: ignore[union-attr]
+            if hasattr(a, "dtype") and type(a) is not type(p.data):
+                mend = "Move the module, not p.data: module.to(device) takes the gradients with it."
+                if name != "gradient":
+                    mend = "Move the model before the first step, or optimizer.load_state_dict(optimizer.state_dict())."
+                raise RuntimeError(
+                    f"{self._name}.step: a parameter is on {str(p.device)!r}, but its {name} is not. {mend}"
+                )
 
     def update(self, x: Array, g: Array, state: dict[str, Any], group: Mapping[str, Any]) -> None:
         """Change the values x of a parameter in place, given their gradient, their state and their group's
@@ -155,4 +169,4 @@ def _restored(value: Any, p: Tensor, what: str) -> Any:
     like = _vector(p)
     if value.shape != like.shape:
         raise ValueError(f"{what} has shape {value.shape}, but the parameter has {p.shape}.")
-    return array_module(like).array(value, dtype=like.dtype)
+    return array_module(like).array(moved(value, like), dtype=like.dtype)

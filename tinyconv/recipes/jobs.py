@@ -71,6 +71,7 @@ def make_trainer(
     seed: int = 0,
     workers: int = 1,
     callbacks: tuple[Callback, ...] = (),
+    device: str = "cpu",
 ) -> tuple[Trainer, Any]:
     """(trainer, test set) of a recipe, with its checkpoint in ``folder``. The same seed gives the same bits."""
     task = plan.task
@@ -92,6 +93,7 @@ def make_trainer(
         schedule_batches=True,
         summary=segmentation_summary if task.dense else accuracy_summary,
         callbacks=callbacks,
+        device=device,
         checkpoint=folder / "checkpoint.safetensors",
         config={"model": plan.model, "data": plan.data, "network": plan.options, "epochs": epochs, "seed": seed},
     )
@@ -99,10 +101,11 @@ def make_trainer(
 
 
 def predict(plan: Recipe, network: nn.Module, image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores of the classes for one image (1, *S) of any size: (C,), or for a segmentation (C, *S)."""
+    """Scores of the classes for one image (1, *S) of any size: (C,), or for a segmentation (C, *S); on the CPU."""
     network.eval()
+    device = next(network.parameters()).device
     with no_grad():
-        scores: NDArray[np.float32] = network(Tensor(fit_image(plan, image)[None])).data[0]
+        scores: NDArray[np.float32] = network(Tensor(fit_image(plan, image)[None]).to(device)).cpu().data[0]
     if not plan.task.dense:
         return scores
     size = image.shape[1:]

@@ -76,6 +76,8 @@ def find_learning_rate(
             for group in trainer.optimizer.param_groups:
                 group["lr"] = rate
             results = trainer.gradient(list(islice(batches, trainer.accumulate)))
+            trainer.scaler.step(trainer.optimizer)
+            trainer.scaler.update()
             loss = sum(value * len(t) for value, _, t in results) / sum(len(t) for _, _, t in results)
             average = smoothing * average + (1 - smoothing) * loss
             smoothed = average / (1 - smoothing ** (len(rates) + 1))
@@ -83,7 +85,6 @@ def find_learning_rate(
                 break
             rates.append(rate)
             losses.append(smoothed)
-            trainer.optimizer.step()
     finally:
         batches.close()
         trainer.load_state_dict(before)

@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from tinyconv import io
+from tinyconv.amp import GradScaler, autocast
 from tinyconv.autograd import Tensor, no_grad
 from tinyconv.metrics import confusion_matrix
 from tinyconv.nn import Module
 from tinyconv.nn.utils import clip_grad_norm_
 from tinyconv.ops.random import get_rng_state, set_rng_state
+from tinyconv.ops.reduce import argmax
 from tinyconv.optim import Optimizer
 from tinyconv.optim.schedule import ReduceLROnPlateau
 from tinyconv.optim.swa_utils import AveragedModel
@@ -63,7 +65,7 @@ class Totals:
 
     def add(self, loss: float, scores: Tensor, targets: np.ndarray[Any, Any]) -> None:
         """Add one batch: its mean loss, class scores (N, C, ...) and class numbers (N, ...)."""
-        predicted = scores.detach().to("cpu").data.argmax(1)
+        predicted = argmax(scores.detach(), 1).to("cpu").data
         matrix = confusion_matrix(predicted, targets, scores.shape[1])
         self.matrix = matrix if self.matrix is None else self.matrix + matrix
         self.loss += loss * len(targets)
@@ -100,8 +102,10 @@ class Trainer:
     after every step with ``schedule_batches``. summary: confusion matrix -> {name: number}, for the progress and the
     history. clip_norm: largest norm of the whole gradient. accumulate: batches of the loader in one step, whose
     gradient is that of their union if the loss is a mean over the samples (batch norm still sees each batch by
-    itself). average: of the weights, brought up to date after each step; the validation is then the average's.
-    checkpoint: a file written after every epoch and on Ctrl-C; ``config`` is kept in it.
+    itself). scaler: with one, precision is mixed: forward and loss run under :class:`~tinyconv.amp.autocast`, and the
+    gradients that a callback sees are unscaled. average: of the weights, brought up to date after each step; the
+    validation is then the average's. checkpoint: a file written after every epoch and on Ctrl-C; ``config`` is kept in
+    it.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Trainer:
         summary: Callable[[np.ndarray[Any, Any]], dict[str, float]] = accuracy_summary,
         clip_norm: float | None = None,
         accumulate: int = 1,
+        scaler: GradScaler | None = None,
         average: AveragedModel | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | os.PathLike[str] | None = None,
@@ -126,6 +131,7 @@ class Trainer:
         if accumulate < 1:
             raise ValueError(f"Trainer: accumulate must be at least 1, but is {accumulate}.")
         self.model, self.optimizer, self.loss, self.loader = model.to(device), optimizer, loss, loader
+        self.scaler = scaler or GradScaler(enabled=False)
         self.accumulate, self.average = accumulate, None if average is None else average.to(device)
         self.validation, self.scheduler, self.schedule_batches = validation, scheduler, schedule_batches
         self.summary, self.clip_norm, self.callbacks = summary, clip_norm, tuple(callbacks)
@@ -195,12 +201,17 @@ class Trainer:
         results = []
         self.optimizer.zero_grad()
         for inputs, targets in batches:
-            outputs = self.model(Tensor(inputs).to(self.device))
-            loss = self.loss(outputs, Tensor(targets).to(self.device))
-            (loss * (len(targets) / samples)).backward()
+            with self._precision():
+                outputs = self.model(Tensor(inputs).to(self.device))
+                loss = self.loss(outputs, Tensor(targets).to(self.device))
+            self.scaler.scale(loss * (len(targets) / samples)).backward()
             scores = outputs[0] if isinstance(outputs, tuple) else outputs
             results.append((loss.item(), scores.detach(), targets))
+        self.scaler.unscale_(self.optimizer)
         return results
+
+    def _precision(self) -> autocast:
+        return autocast(self.device, enabled=self.scaler.is_enabled())
 
     def _step(self, batches: Sequence[Batch]) -> None:
         """One gradient step on ``accumulate`` batches, or on those that are left in the epoch."""
@@ -209,7 +220,8 @@ class Trainer:
             callback.on_gradients(self)
         if self.clip_norm is not None:
             clip_grad_norm_(self.model.parameters(), self.clip_norm)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
         if self.scheduler is not None and self.schedule_batches:
@@ -223,7 +235,7 @@ class Trainer:
         """Loss and metrics on the validation set, in evaluation mode and without gradients; {} without one."""
         totals = Totals(self.summary)
         model = (self.model if self.average is None else self.average).eval()
-        with no_grad():
+        with no_grad(), self._precision():
             for inputs, targets in self.validation or ():
                 scores = model(Tensor(inputs).to(self.device))
                 totals.add(self.loss(scores, Tensor(targets).to(self.device)).item(), scores, targets)
@@ -239,6 +251,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "loader": self.loader.state_dict(),
             "random": get_rng_state(),
@@ -253,6 +266,7 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.loader.load_state_dict(state["loader"])

@@ -3,20 +3,31 @@
 CuPy's arrays are computed on the GPU. NumPy's arrays are, where ``use_kernels("cuda")`` asks for it, by the same source
 on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compiled kernels, and watched.
 
+    bf16.cu         as tf32.cu, operands rounded to bf16
+    columns.cu      im2col written down, and added back
     corners.cu      the pixels between which the points of a grid lie
+    depthwise.cu    convolution of one channel a group, and its gradients
     direct.cu       convolution and its gradients by their definition
     elementwise.cu  activations and their gradients
     maps.cu         resampling, adaptive max pooling, and the gradients of pooling
     norm.cu         batch, instance, group and layer norm, and their gradients
+    pack.cu         weights in the order in which tiles read them, sums of parts
     points.cu       sampling at points, and its gradients
     pool.cu         max and average pooling
     softmax.cu      softmax, cross-entropy, and their gradients
-    tiled.cu        convolution and its weight gradient as a matrix product with tiles in shared memory
+    tf32.cu         convolution and its gradients on tensor cores, operands rounded to TF32
+    tiled.cu        convolution and its gradients as matrix products with tiles in shared memory
     update.cu       the steps of optimisers
+    winograd.cu     the transforms of Winograd's algorithms for 3x3 windows
 
     window.h        which pixel a tap reads, in front of each of them
     threads.h       who computes what: elements, planes, teams
     four.h          four neighbouring elements a thread
+
+and in those for tensor cores
+
+    tensor_core.h   the instructions
+    tensor_tiles.h  the kernels
 """
 
 from tinyconv.kernels.cuda.activation import activation as activation
@@ -26,6 +37,8 @@ from tinyconv.kernels.cuda.activation import relu as relu
 from tinyconv.kernels.cuda.activation import relu_grad as relu_grad
 from tinyconv.kernels.cuda.activation import sigmoid as sigmoid
 from tinyconv.kernels.cuda.activation import slopes as slopes
+from tinyconv.kernels.cuda.columns import fold as fold
+from tinyconv.kernels.cuda.columns import unfold as unfold
 from tinyconv.kernels.cuda.convolution import conv as conv
 from tinyconv.kernels.cuda.convolution import conv_input as conv_input
 from tinyconv.kernels.cuda.convolution import conv_weight as conv_weight
@@ -37,6 +50,7 @@ from tinyconv.kernels.cuda.normalisation import normalise as normalise
 from tinyconv.kernels.cuda.normalisation import normalise_grad as normalise_grad
 from tinyconv.kernels.cuda.pooling import avg_pool as avg_pool
 from tinyconv.kernels.cuda.pooling import max_pool as max_pool
+from tinyconv.kernels.cuda.products import matmul as matmul
 from tinyconv.kernels.cuda.resampling import adaptive_max_pool as adaptive_max_pool
 from tinyconv.kernels.cuda.resampling import avg_pool_input as avg_pool_input
 from tinyconv.kernels.cuda.resampling import resample as resample

@@ -15,6 +15,7 @@ from tinyconv.kernels.arrays import Array, array_module
 
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
+MOST_BLOCKS = 65535  # on the axes y and z of a grid
 PLANES = 8  # of threads.h
 
 #: What a kernel's source calls REAL.
@@ -24,13 +25,18 @@ REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 INDEX, WIDE_INDEX = "unsigned", "unsigned long long"
 _NARROW = 1 << 31  # elements of an array, below which INDEX does
 
+Constants = tuple[tuple[str, int], ...]
 
 _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
-def source(file: str, dtype: np.dtype[Any], index: str = INDEX) -> str:
-    """The source of kernels for arrays of ``dtype``, window.h in front and the headers that it includes in place."""
-    return f"{_text('window.h')}\n{_text(file)}".replace("REAL", REALS[dtype]).replace("INDEX", index)
+def source(file: str, dtype: np.dtype[Any], constants: Constants = (), index: str = INDEX) -> str:
+    """The source of kernels for arrays of ``dtype``: ``const int NAME = value;`` of the constants, window.h, and the
+    file with the headers that it includes in place.
+    """
+    named = "".join(f"const int {name} = {value};\n" for name, value in constants)
+    text = f"{_text('window.h')}\n{_text(file)}"
+    return named + text.replace("REAL", REALS.get(dtype, "REAL")).replace("INDEX", index)
 
 
 def _text(file: str) -> str:
@@ -38,9 +44,11 @@ def _text(file: str) -> str:
 
 
 @cache
-def _kernel(file: str, name: str, dtype: np.dtype[Any], index: str, on_gpu: bool) -> tuple[Any, tuple[Parameter, ...]]:
+def _kernel(
+    file: str, name: str, dtype: np.dtype[Any], constants: Constants, index: str, on_gpu: bool
+) -> tuple[Any, tuple[Parameter, ...]]:
     """The kernel and its parameters; compiled at its first launch, and kept on disk by either compiler."""
-    code = source(file, dtype, index)
+    code = source(file, dtype, constants, index)
     if on_gpu:
         import cupy
 
@@ -49,9 +57,16 @@ def _kernel(file: str, name: str, dtype: np.dtype[Any], index: str, on_gpu: bool
 
 
 def launch(
-    file: str, name: str, blocks: int | tuple[int, int, int], args: tuple[Any, ...], threads: int = THREADS
+    file: str,
+    name: str,
+    blocks: int | tuple[int, int, int],
+    args: tuple[Any, ...],
+    threads: int = THREADS,
+    constants: Constants = (),
 ) -> None:
     """Run kernel ``name`` of ``file`` on ``blocks`` blocks, on up to three axes, of ``threads`` threads.
+
+    constants: (name, value) of the numbers that the file leaves open; each combination is a kernel of its own.
 
     args: arrays, C-contiguous and of the parameters' types; numbers, which become the type that the kernel declares; a
     struct as its array, or as a tuple of its members. The first array says where it runs. Nothing is launched for no
@@ -63,7 +78,7 @@ def launch(
     array = args[0]
     on_gpu = array_module(array) is not np
     index = INDEX if all(getattr(a, "size", 0) < _NARROW for a in args) else WIDE_INDEX
-    kernel, parameters = _kernel(file, name, array.dtype, index, on_gpu)
+    kernel, parameters = _kernel(file, name, array.dtype, constants, index, on_gpu)
     if len(args) != len(parameters):
         raise TypeError(f"{name}: takes {len(parameters)} arguments, but {len(args)} were given.")
     checked: list[Any] = [_checked(name, p, arg, type(array)) for p, arg in zip(parameters, args)]
@@ -116,6 +131,16 @@ def device_of(array: Array) -> tuple[Any, int | None]:
 def blocks_for(elements: int) -> int:
     """So many that each element has a thread."""
     return -(-elements // THREADS)
+
+
+def side_by_side(lanes: int, rows: int) -> tuple[tuple[int, int, int], int]:
+    """Grid and threads of a block for so many ``rows`` of lanes: lanes on x; rows on y and z together, since neither
+    may have more than 65,535 blocks. A kernel finds its row as blockIdx.z * gridDim.y + blockIdx.y; some blocks may
+    have none.
+    """
+    threads = min(THREADS, -(-lanes // 32) * 32)
+    deep = -(-rows // MOST_BLOCKS)
+    return (-(-lanes // threads), -(-rows // max(1, deep)), deep), threads
 
 
 def over_planes(file: str, name: str, arrays: tuple[Array, ...], planes: int, window: np.ndarray[Any, Any]) -> None:

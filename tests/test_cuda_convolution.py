@@ -1,0 +1,215 @@
+"""Every algorithm of the CUDA convolution, with every tile, against PyTorch: in the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compare import RUNGS
+from tinyconv import kernels
+from tinyconv.geometry import Geometry, window_geometry
+from tinyconv.kernels.cuda import convolution, depthwise, direct, launcher, tiled
+
+pytestmark = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is here, which the emulator needs")
+
+Layer = tuple[int, int, int, int, Geometry]  # images, groups, channels in and out, windows
+CONVOLVE = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)
+
+
+def windows(draw: st.DrawFn, rank: int, largest: int = 3) -> Geometry:
+    """Windows on a few pixels, sometimes on many; strides may be larger than the kernel, padding larger on one side."""
+    kernel, stride, dilation = ([draw(st.integers(1, top)) for _ in range(rank)] for top in (largest, 4, 2))
+    padding = [(draw(st.integers(0, 2)), draw(st.integers(0, 1))) for _ in range(rank)]
+    extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
+    size = [max(1, e - sum(p)) + draw(st.integers(0, 5)) for e, p in zip(extent, padding)]
+    size[-1] += draw(st.sampled_from([0, 0, 70 if rank == 1 else 15]))
+    return window_geometry("test", tuple(size), kernel, stride, padding, dilation)
+
+
+@st.composite
+def layers(draw: st.DrawFn, c_in: tuple[int, ...], c_out: tuple[int, ...]) -> Layer:
+    """With so many channels a group: more than a tile, or less."""
+    groups = draw(st.sampled_from([1, 1, 2]))
+    channels = groups * draw(st.sampled_from(c_in)), groups * draw(st.sampled_from(c_out))
+    return draw(st.integers(1, 3)), groups, *channels, windows(draw, draw(st.integers(1, 3)))
+
+
+@st.composite
+def depthwise_layers(draw: st.DrawFn) -> Layer:
+    channels = draw(st.integers(1, 3))
+    g = windows(draw, draw(st.integers(1, 3)))
+    if draw(st.booleans()):  # the windows whose loops are unrolled
+        size, stride = (draw(st.integers(2, 20)), draw(st.integers(2, 20))), draw(st.integers(1, 2))
+        g = window_geometry("test", size, 3, stride, ((1, draw(st.integers(0, 2))), (draw(st.integers(1, 2)), 1)))
+    return draw(st.sampled_from([1, 3, 40])), channels, channels, channels * draw(st.integers(1, 2)), g
+
+
+def arrays(layer: Layer, dtype: Any, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, w and gy."""
+    batch, groups, c_in, c_out, g = layer
+    shapes = (batch, c_in, *g.size), (c_out, c_in // groups, *g.kernel), (batch, c_out, *g.output)
+    generator = np.random.default_rng(seed)
+    x, w, gy = (generator.standard_normal(shape).astype(dtype) for shape in shapes)
+    return x, w, gy
+
+
+def torchs(layer: Layer, x: np.ndarray, w: np.ndarray, gy: np.ndarray) -> list[np.ndarray]:
+    """What conv, conv_input and conv_weight should be, in float64."""
+    groups, g = layer[1], layer[4]
+    tx, tw = (torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (x, w))
+    before_after = [side for pair in reversed(g.padding) for side in pair]
+    y = CONVOLVE[g.rank - 1](torch.nn.functional.pad(tx, before_after), tw, None, g.stride, 0, g.dilation, groups)
+    y = y[(..., *(slice(n) for n in g.output))]
+    y.backward(torch.tensor(gy, dtype=torch.float64))
+    assert tx.grad is not None and tw.grad is not None
+    return [a.numpy() for a in (y.detach(), tx.grad, tw.grad)]
+
+
+def compare(module: Any, layer: Layer, dtype: Any) -> None:
+    """All three faces. The tolerance is that of a sum of so many products, each rounded."""
+    x, w, gy = arrays(layer, dtype)
+    groups, g = layer[1], layer[4]
+    found = module.conv(x, w, g, groups), module.conv_input(gy, w, g, groups), module.conv_weight(x, gy, g, groups)
+    terms = w[0].size, w[:, 0].size // groups, gy[:, 0].size
+    for name, ours, right, n in zip(("conv", "conv_input", "conv_weight"), found, torchs(layer, x, w, gy), terms):
+        assert ours.dtype == dtype and ours.shape == right.shape
+        np.testing.assert_allclose(ours, right, rtol=0, atol=8 * (n + 1) * np.finfo(dtype).eps, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def with_plan(patch: pytest.MonkeyPatch, tile: tiled.Tile, splits: int) -> None:
+    patch.setattr(tiled, "plan", lambda *_: tiled.Plan(tile, splits))
+
+
+ALL_TILES = [
+    pytest.param(tile, dtype.type, id=f"{dtype}-{tile.rows}x{tile.columns}")
+    for dtype, tiles in tiled.TILES.items()
+    for tile in tiles
+]
+
+
+@pytest.mark.parametrize("tile, dtype", ALL_TILES)
+@given(data=st.data(), splits=st.sampled_from([1, 1, 3]))
+@settings(max_examples=8, deadline=None)
+def test_tiles_are_torchs_convolution(
+    tile: tiled.Tile, dtype: Any, data: st.DataObject, splits: int, patch: pytest.MonkeyPatch
+) -> None:
+    edge = tile.rows + 1  # of the second tile
+    layer = data.draw(layers((1, 5, 8, 9, 19), (1, 3, 8, 33, edge)))
+    with_plan(patch, tile, splits)
+    compare(tiled, layer, dtype)
+    patch.undo()
+
+
+@given(layer=depthwise_layers(), least=st.sampled_from([128, 512]), dtype=st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=40, deadline=None)
+def test_depthwise_is_torchs_convolution(layer: Layer, least: int, dtype: Any, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(depthwise, "_LEAST", least)
+    compare(depthwise, layer, dtype)
+
+
+@given(layer=layers((1, 2, 3), (1, 2, 4)), dtype=st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=15, deadline=None)
+def test_direct_is_torchs_convolution(layer: Layer, dtype: Any) -> None:
+    compare(direct, layer, dtype)
+
+
+LAYERS: dict[Any, Layer] = {
+    tiled: (2, 1, 12, 40, window_geometry("test", (9, 10), (3, 3), padding=1)),
+    depthwise: (2, 3, 3, 6, window_geometry("test", (9, 10), (3, 3), padding=1)),
+}
+
+
+@pytest.mark.parametrize("module", LAYERS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_every_face_has_the_same_bits_every_time(module: Any, patch: pytest.MonkeyPatch) -> None:
+    with_plan(patch, tiled.Tile(32, 128, 1), 3)
+    patch.setattr(depthwise, "_LEAST", 32)
+    layer = LAYERS[module]
+    x, w, gy = arrays(layer, np.float32)
+    groups, g = layer[1], layer[4]
+    calls: list[Callable[[], Any]] = [
+        lambda: module.conv(x, w, g, groups),
+        lambda: module.conv_input(gy, w, g, groups),
+        lambda: module.conv_weight(x, gy, g, groups),
+    ]
+    assert [call().tobytes() for call in calls] == [call().tobytes() for call in calls]
+    patch.undo()
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("stride, padding", [(1, 0), (1, 2), (2, 1), (4, 1)])
+@pytest.mark.parametrize("module", [tiled, depthwise, direct], ids=lambda module: module.__name__.rpartition(".")[2])
+def test_nan_and_infinity_are_where_torch_has_them(
+    module: Any, stride: int, padding: int, splits: int, patch: pytest.MonkeyPatch
+) -> None:
+    # Padding takes part in a sum, so 0 * inf is NaN; a pixel that no window reads is 0, whatever the weights are.
+    with_plan(patch, tiled.Tile(32, 128, 1), splits)
+    groups = 3 if module is depthwise else 1
+    layer = (2, groups, 3, 9, window_geometry("test", (8, 9), (3, 2), stride, padding))
+    g = layer[4]
+    for seed in range(3):
+        x, w, gy = arrays(layer, np.float32, seed)
+        generator = np.random.default_rng(seed)
+        for a in (x, gy) if seed else (w,):
+            a.flat[generator.integers(a.size, size=2)] = [np.nan, np.inf][:: 1 if seed == 1 else -1]
+        if seed == 0:
+            w.flat[generator.integers(w.size, size=3)] = [np.inf, -np.inf, np.nan]
+        found = module.conv(x, w, g, groups), module.conv_input(gy, w, g, groups), module.conv_weight(x, gy, g, groups)
+        for ours, right in zip(found, torchs(layer, x, w, gy)):
+            np.testing.assert_array_equal(np.isnan(ours), np.isnan(right))
+            np.testing.assert_array_equal(ours[np.isinf(right)], right[np.isinf(right)])
+            finite = np.isfinite(right)
+            assert np.isfinite(ours[finite]).all()
+            np.testing.assert_allclose(ours[finite], right[finite], rtol=0, atol=1e-4)
+            assert (ours[right == 0] == 0).all()
+    patch.undo()
+
+
+def test_every_choice_is_an_algorithm_that_fits() -> None:
+    g = window_geometry("test", (56, 56), (3, 3), padding=1)
+    layers = [(64, 64, 1), (32, 32, 32), (32, 64, 32), (1, 8, 1), (3, 64, 1), (64, 64, 16), (1, 64, 1)]
+    chosen = [convolution.choose("conv", g, 2, *layer, np.dtype(np.float32)) for layer in layers]
+    assert chosen == ["tiled", "depthwise", "depthwise", "direct", "tiled", "direct", "tiled"]
+    assert set(chosen) == set(convolution.ALGORITHMS)
+
+
+@pytest.mark.parametrize("channels", [(64, 64, 1), (6, 6, 6), (3, 4, 1)])
+def test_the_rung_takes_what_is_chosen(channels: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    c_in, c_out, groups = channels
+    layer = (1, groups, c_in, c_out, window_geometry("test", (4, 4), (3, 3), padding=1))
+    launched = []
+    for module in (tiled, depthwise, direct):
+        monkeypatch.setattr(module, "launch", lambda *a, **b: (launched.append(a[0]), launcher.launch(*a, **b)))
+    x, w, gy = arrays(layer, np.float32)
+    with kernels.use_kernels("cuda"):
+        kernels.conv(x, w, layer[4], groups)
+        kernels.conv_input(gy, w, layer[4], groups)
+        kernels.conv_weight(x, gy, layer[4], groups)
+    name = convolution.choose("conv", layer[4], 1, c_in, c_out, groups, np.dtype(np.float32))
+    assert set(launched) - {"pack.cu"} == {f"{name}.cu"}
+
+
+def test_plans_fill_the_machine_within_the_memory_for_parts() -> None:
+    float32 = np.dtype(np.float32)
+    for channels, pixels in ((64, 56), (128, 28), (256, 14), (512, 7)):  # ResNet's layers, of 64 images
+        taps, outputs = 9 * channels, 64 * pixels**2
+        forward = tiled.plan(channels, outputs, taps // 8, 1, channels * outputs, float32)
+        weight = tiled.plan(channels, taps, outputs // 8, 1, channels * taps, float32)
+        for plan, rows, columns in ((forward, channels, outputs), (weight, channels, taps)):
+            blocks = -(-rows // plan.tile.rows) * -(-columns // plan.tile.columns) * plan.splits
+            busiest = -(-blocks // 132) * plan.tile.rows * plan.tile.columns
+            assert busiest <= 1.35 * rows * columns * plan.splits / 132, (channels, plan)
+            assert plan.splits == 1 or plan.splits * rows * columns * 4 <= 64 << 20
+    assert prod(tiled.plan(64, 100, 4, 1, 6400, float32).tile[:2]) < 128 * 128  # few results: a small tile
