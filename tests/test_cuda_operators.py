@@ -215,3 +215,22 @@ def test_columns_of_cross_entropy_that_a_warp_shares(shape: tuple[int, int, int]
         dx = kernels.cross_entropy_grad(g, x, target, factor, valid, top, log_sum)
     np.testing.assert_allclose(loss, expected.detach().numpy(), rtol=1e-14, atol=1e-14)
     np.testing.assert_allclose(dx, expected_dx.numpy(), rtol=1e-14, atol=1e-14)
+
+
+# --------------------------------------------------------------------------------------------------
+# Places in memory
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 259])
+@pytest.mark.parametrize("first", range(4))
+def test_four_elements_at_a_time_wherever_they_begin(n: int, first: int) -> None:
+    """A slice of an array need not begin where 16 bytes do."""
+    x, positive = normal(n + first).astype(np.float32)[first:], (normal(n + 1, seed=1) > 0)[1:]
+    v, g = x.copy(), normal(n, seed=2).astype(np.float32)
+    with kernels.use_kernels("cuda"):
+        y = kernels.slopes(x, positive, 0.5)
+        kernels.sgd_step(x, g, v, 0.5, 0.5, 0, 0, False, False)
+    start = normal(n + first).astype(np.float32)[first:]
+    np.testing.assert_array_equal(y, np.where(positive, start, start * np.float32(0.5)))
+    np.testing.assert_array_equal(v, start * np.float32(0.5) + g)
+    np.testing.assert_array_equal(x, start - v * np.float32(0.5))
