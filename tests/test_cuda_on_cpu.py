@@ -155,6 +155,12 @@ def test_a_struct_is_passed_by_value() -> None:
         kernels_of("struct Node { Node* next; }; __global__ void k(Node n) {}")
 
 
+def test_an_array_without_axes_is_one_element() -> None:
+    x, out = np.array(3, np.float32), np.array(0, np.float32)
+    kernel("out[0] = 2 * x[0];", "const float* x, float* out")((1,), (1,), (x, out))
+    assert out == 6
+
+
 def test_options_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
     body = 'if (threadIdx.x == 2) printf("thread %d has %g\\n", threadIdx.x, 0.5f * WIDTH);'
     run(body, options=("-DWIDTH=5",))

@@ -777,6 +777,7 @@ def test_cross_entropy_and_its_gradient_are_those_of_torch(
         loss, top, log_sum = kernels.cross_entropy(x, target, factor, valid)
         dx = kernels.cross_entropy_grad(g, x, target, factor, valid, top, log_sum)
     assert loss.dtype == dx.dtype == dtype
+    np.testing.assert_array_equal(top, as_torch(x).amax(1, keepdim=True).numpy())
     unit = 2.0**-10 if dtype is np.float16 else 16 * UNIT[dtype]
     with np.errstate(invalid="ignore"):  # of infinite losses
         for result, reference in ((loss, expected.detach().numpy()), (dx, expected_dx.numpy())):

@@ -21,7 +21,14 @@ from table import BY_NAME, ROWS, pointwise, shape
 from table.spec import Row
 from tinyconv import Tensor
 
+#: Rows of operators that are not windowed and have kernels in CUDA.
+IN_CUDA = {
+    "relu", "leaky_relu", "prelu", "sigmoid", "erf", "elu", "celu", "selu", "gelu", "silu", "hardtanh", "hardswish",
+    "hardsigmoid", "softplus", "logsigmoid", "softmax", "log_softmax", "cross_entropy", "pad", "interpolate",
+    "grid_sample", "batch_norm", "instance_norm", "layer_norm", "group_norm",
+}  # fmt: skip
 CASES = [(row, rung) for row in ROWS for rung in (RUNGS if row.windowed else ("numba",))]
+CASES += [(row, "cuda") for row in ROWS if row.name.split()[0] in IN_CUDA and "cuda" in RUNGS]
 #: For each row and rung.
 EXAMPLES = max(settings().max_examples // 2, 1)
 
@@ -76,7 +83,8 @@ def property_of(row: Row, rung: str, examples: int, seen: set[str] | None = None
 @pytest.mark.parametrize(("row", "rung"), CASES, ids=[f"{row.name}-{rung}" for row, rung in CASES])
 def test_against_torch(row: Row, rung: str, record_property: Callable[[str, object], None]) -> None:
     seen: set[str] = set()
-    property_of(row, rung, EXAMPLES, seen)()
+    # Emulated, and compared on the rung numba as well: half as often.
+    property_of(row, rung, EXAMPLES if row.windowed or rung != "cuda" else EXAMPLES // 2, seen)()
     record_property("combinations", len(seen))
 
 

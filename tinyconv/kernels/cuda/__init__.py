@@ -22,9 +22,7 @@ on the CPU, in the emulator of `tinyconv.cuda_on_cpu`: far slower than the compi
     wgmma.cu        convolution and its gradients in bf16 by Hopper's matrix products
     winograd.cu     the transforms of Winograd's algorithms for 3x3 windows
 
-and in front of each of them
-
-    window.h        which pixel a tap reads
+    window.h        which pixel a tap reads, in front of each of them
     threads.h       who computes what: elements, planes, teams
     four.h          four neighbouring elements a thread
 

@@ -1,6 +1,8 @@
 // The pixels between which the points of a grid lie, and their weights: see tinyconv/kernels/corners.py. A thread a
 // point. REAL is float or double.
 
+#include "threads.h"
+
 // padding: 0 zeros, 1 border, 2 reflection; first: of the neighbours, counted from the pixel below the point; order: of
 // the derivative of the weights. Images of two axes have a third of one pixel in front.
 struct Grid { int rank, padding, align, first, d, h, w, order_d, order_h, order_w; };

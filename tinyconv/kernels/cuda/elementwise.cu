@@ -1,6 +1,9 @@
 // Activations and their gradients, element by element: each array goes through memory once. exp, erf and the like are
 // CUDA's own, exact to two units in the last place. REAL is float or double.
 
+#include "threads.h"
+#include "four.h"
+
 extern "C" __global__ void relu(const REAL* x, REAL* y, INDEX n) {
     each(n, [](REAL x) { return x <= 0 ? REAL(0) : x; }, y, x);  // NaN stays
 }

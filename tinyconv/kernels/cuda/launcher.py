@@ -18,8 +18,7 @@ from tinyconv.kernels.arrays import Array, array_module
 HERE = Path(__file__).parent
 THREADS = 128  # of a block
 MOST_BLOCKS = 65535  # on the axes y and z of a grid
-PLANES = 4  # of threads.h
-HEADERS = ("window.h", "threads.h", "four.h")  # in front of every kernel's source
+PLANES = 8  # of threads.h
 
 OPTIONS = ("--std=c++17",)  # of the compiler on a GPU
 HOPPER = ("wgmma.cu",)  # what is compiled for sm_90a, and no other
@@ -37,11 +36,12 @@ _INCLUDE = re.compile(r'^#include "(\w+\.h)"$', re.MULTILINE)
 
 
 def source(file: str, dtype: np.dtype[Any], constants: Constants = (), index: str = INDEX) -> str:
-    """The source of kernels for arrays of ``dtype``: ``const int NAME = value;`` of the constants, the headers, and the
-    file with those that it includes in place.
+    """The source of kernels for arrays of ``dtype``: ``const int NAME = value;`` of the constants, window.h, and the
+    file with the headers that it includes in place.
     """
     named = "".join(f"const int {name} = {value};\n" for name, value in constants)
-    text = "\n".join(map(_text, (*HEADERS, file)))
+    text = f"{_text('window.h')}
+{_text(file)}"
     return named + text.replace("REAL", REALS.get(dtype, "float")).replace("INDEX", index)
 
 
@@ -148,7 +148,7 @@ def contiguous(array: Array) -> Array:
     xp = array_module(array)
     if xp is np:
         return np.require(array, array.dtype.newbyteorder("="), ["C", "ALIGNED", "ENSUREARRAY"])
-    return xp.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else xp.ascontiguousarray(array)  # that has no arrays without axes
 
 
 def device_of(array: Array) -> tuple[Any, int | None]:

@@ -2,6 +2,8 @@
 // output o reads the pixels table[inputs + t] with weights[inputs + t], t from table[ends + o] up to the next one's:
 // see tinyconv/kernels/axismap.py. REAL is float or double.
 
+#include "threads.h"
+
 // One axis: numbers of pixels and outputs; where its lists begin in the table.
 struct Map { int size, output, ends, inputs; };
 struct Maps { Map d, h, w; };
@@ -14,6 +16,7 @@ __device__ Run run(const int* table, Map m, int o) {
 }
 __device__ INDEX pixels(Maps m) { return (INDEX)m.d.size * m.h.size * m.w.size; }
 __device__ INDEX outputs(Maps m) { return (INDEX)m.d.output * m.h.output * m.w.output; }
+__device__ INDEX output_index(Maps m, Place o) { return ((INDEX)o.d * m.h.output + o.h) * m.w.output + o.w; }
 
 // y[c, o] = sum of weight x[c, i] over the triples of o.
 extern "C" __global__ void resample(const REAL* x, const int* table, const REAL* weights, REAL* y, INDEX planes,
@@ -21,24 +24,59 @@ extern "C" __global__ void resample(const REAL* x, const int* table, const REAL*
     INDEX thread = thread_number();
     if (thread >= tasks) return;
     Task t = task(thread, m.d.output, m.h.output, m.w.output);
-    int here = count(t, planes);
-    INDEX image = pixels(m), result = outputs(m);
+    Starts image = starts(t, planes, pixels(m));
     Run d = run(table, m.d, t.at.d), h = run(table, m.h, t.at.h), w = run(table, m.w, t.at.w);
     REAL acc[PLANES] = {};
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th) {
             REAL outer = weights[td] * weights[th];
-            const REAL* row = x + t.plane * image + ((INDEX)table[td] * m.h.size + table[th]) * m.w.size;
+            INDEX row = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size;
             for (int tw = w.first; tw < w.last; ++tw) {
                 REAL weight = outer * weights[tw];
-                const REAL* pixel = row + table[tw];
-                for (int p = 0; p < PLANES; ++p)
-                    if (p < here) acc[p] += weight * pixel[p * image];
+                INDEX i = row + table[tw];
+                for (int p = 0; p < PLANES; ++p) acc[p] += weight * x[image.at[p] + i];
             }
         }
-    INDEX o = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
-    for (int p = 0; p < PLANES; ++p)
-        if (p < here) y[(t.plane + p) * result + o] = acc[p];
+    store(y, acc, t, planes, outputs(m), output_index(m, t.at));
+}
+
+// The same where every output reads T pixels of a row and T of a column, as in enlarging and padding: no loops, and the
+// lists of a column are read once for all its rows.
+template <int T>
+__device__ void resample_even(const REAL* x, const int* table, const REAL* weights, REAL* y, INDEX planes, INDEX tasks,
+                              Maps m) {
+    INDEX thread = thread_number();
+    if (thread >= tasks) return;
+    Task t = task(thread, m.d.output, m.h.output, m.w.output);
+    Starts image = starts(t, planes, pixels(m));
+    INDEX column[T];
+    REAL weight[T], acc[PLANES] = {};
+    for (int e = 0; e < T; ++e) {
+        int tw = m.w.inputs + t.at.w * T + e;
+        column[e] = table[tw], weight[e] = weights[tw];
+    }
+    Run d = run(table, m.d, t.at.d);
+    for (int td = d.first; td < d.last; ++td)
+        for (int e = 0; e < T; ++e) {
+            int th = m.h.inputs + t.at.h * T + e;
+            REAL outer = weights[td] * weights[th];
+            INDEX row = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size;
+            for (int f = 0; f < T; ++f)
+                for (int p = 0; p < PLANES; ++p) acc[p] += outer * weight[f] * x[image.at[p] + row + column[f]];
+        }
+    store(y, acc, t, planes, outputs(m), output_index(m, t.at));
+}
+extern "C" __global__ void resample_1(const REAL* x, const int* table, const REAL* weights, REAL* y, INDEX planes,
+                                      INDEX tasks, Maps m) {
+    resample_even<1>(x, table, weights, y, planes, tasks, m);
+}
+extern "C" __global__ void resample_2(const REAL* x, const int* table, const REAL* weights, REAL* y, INDEX planes,
+                                      INDEX tasks, Maps m) {
+    resample_even<2>(x, table, weights, y, planes, tasks, m);
+}
+extern "C" __global__ void resample_4(const REAL* x, const int* table, const REAL* weights, REAL* y, INDEX planes,
+                                      INDEX tasks, Maps m) {
+    resample_even<4>(x, table, weights, y, planes, tasks, m);
 }
 
 // The same for wide windows: `lanes` neighbouring threads, 32 at most, make one output and read its pixels together.
@@ -69,8 +107,7 @@ extern "C" __global__ void adaptive_max_pool(const REAL* x, const int* table, RE
     INDEX thread = thread_number();
     if (thread >= tasks) return;
     Task t = task(thread, m.d.output, m.h.output, m.w.output);
-    int here = count(t, planes);
-    INDEX image = pixels(m), result = outputs(m);
+    Starts image = starts(t, planes, pixels(m));
     Run d = run(table, m.d, t.at.d), h = run(table, m.h, t.at.h), w = run(table, m.w, t.at.w);
     REAL best[PLANES];
     INDEX where[PLANES];
@@ -80,15 +117,14 @@ extern "C" __global__ void adaptive_max_pool(const REAL* x, const int* table, RE
             for (int tw = w.first; tw < w.last; ++tw) {
                 INDEX i = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size + table[tw];
                 for (int p = 0; p < PLANES; ++p) {
-                    if (p >= here) continue;
-                    REAL value = x[(t.plane + p) * image + i];
+                    REAL value = x[image.at[p] + i];
                     if (first || value > best[p] || value != value) best[p] = value, where[p] = i;
                 }
                 first = false;
             }
-    INDEX o = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
-    for (int p = 0; p < PLANES; ++p)
-        if (p < here) y[(t.plane + p) * result + o] = best[p], indices[(t.plane + p) * result + o] = where[p];
+    INDEX o = output_index(m, t.at);
+    store(y, best, t, planes, outputs(m), o);
+    store(indices, where, t, planes, outputs(m), o);
 }
 
 // The gradients of the poolings. The maps go from outputs to pixels here: a thread asks the outputs that read its pixel
@@ -100,9 +136,8 @@ extern "C" __global__ void scatter_windows(const REAL* gy, const long long* indi
     INDEX thread = thread_number();
     if (thread >= tasks) return;
     Task t = task(thread, m.d.output, m.h.output, m.w.output);
-    int here = count(t, planes);
-    INDEX given = pixels(m), result = outputs(m);
-    INDEX i = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
+    Starts given = starts(t, planes, pixels(m));
+    INDEX i = output_index(m, t.at);
     Run d = run(table, m.d, t.at.d), h = run(table, m.h, t.at.h), w = run(table, m.w, t.at.w);
     REAL acc[PLANES] = {};
     for (int td = d.first; td < d.last; ++td)
@@ -110,33 +145,28 @@ extern "C" __global__ void scatter_windows(const REAL* gy, const long long* indi
             for (int tw = w.first; tw < w.last; ++tw) {
                 INDEX o = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size + table[tw];
                 for (int p = 0; p < PLANES; ++p) {
-                    INDEX from = (t.plane + p) * given + o;
-                    if (p < here && indices[from] == i) acc[p] += gy[from];
+                    INDEX from = given.at[p] + o;
+                    if (indices[from] == i) acc[p] += gy[from];
                 }
             }
-    for (int p = 0; p < PLANES; ++p)
-        if (p < here) gx[(t.plane + p) * result + i] = acc[p];
+    store(gx, acc, t, planes, outputs(m), i);
 }
 
-// gx[c, i] = sum of gy[c, o] / divisor[o] over the outputs that read pixel i.
-extern "C" __global__ void avg_pool_input(const REAL* gy, const int* table, const REAL* divisor, REAL* gx, INDEX planes,
+// gx[c, i] = sum of share[o] gy[c, o] over the outputs that read pixel i.
+extern "C" __global__ void avg_pool_input(const REAL* gy, const int* table, const REAL* share, REAL* gx, INDEX planes,
                                           INDEX tasks, Maps m) {
     INDEX thread = thread_number();
     if (thread >= tasks) return;
     Task t = task(thread, m.d.output, m.h.output, m.w.output);
-    int here = count(t, planes);
-    INDEX given = pixels(m), result = outputs(m);
+    Starts given = starts(t, planes, pixels(m));
     Run d = run(table, m.d, t.at.d), h = run(table, m.h, t.at.h), w = run(table, m.w, t.at.w);
     REAL acc[PLANES] = {};
     for (int td = d.first; td < d.last; ++td)
         for (int th = h.first; th < h.last; ++th)
             for (int tw = w.first; tw < w.last; ++tw) {
                 INDEX o = ((INDEX)table[td] * m.h.size + table[th]) * m.w.size + table[tw];
-                REAL share = 1 / divisor[o];
-                for (int p = 0; p < PLANES; ++p)
-                    if (p < here) acc[p] += gy[(t.plane + p) * given + o] * share;
+                REAL part = share[o];
+                for (int p = 0; p < PLANES; ++p) acc[p] += part * gy[given.at[p] + o];
             }
-    INDEX i = ((INDEX)t.at.d * m.h.output + t.at.h) * m.w.output + t.at.w;
-    for (int p = 0; p < PLANES; ++p)
-        if (p < here) gx[(t.plane + p) * result + i] = acc[p];
+    store(gx, acc, t, planes, outputs(m), output_index(m, t.at));
 }

@@ -6,6 +6,9 @@
 // Every pass over x is bound by memory. So the sums of one c are shared out among many teams of threads, whose results
 // a second kernel puts together, always in the same order; and no index is divided inside of a loop.
 
+#include "threads.h"
+#include "four.h"
+
 const int CHUNK = 8;  // numbers that a thread loads before it computes
 
 // How a sum over a and l is shared out: `parts` teams for each c. A team of `lanes` threads has a segment of `length`
@@ -43,12 +46,10 @@ __device__ Moments together(Moments a, Moments b) {
     return {number, a.mean + apart * share, a.squares + b.squares + apart * apart * a.number * share};
 }
 
-// Mean and variance of each c, or where there are several parts their moments, parts (C, P, 3). A thread squares what
-// is left of a few numbers when their own mean is taken off, so that no digits are lost; in float64 it then refers the
-// sums to one shift, the first thread's first mean, which costs less than joining moments.
-extern "C" __global__ void statistics(const REAL* x, double* mean, double* var, double* parts, Teams teams) {
-    Team t = team(teams);
-    int lanes = teams.lanes, lane = threadIdx.x % lanes;
+// The moments of a team's numbers. A thread squares what is left of a few numbers when their own mean is taken off, so
+// that no digits are lost; in float64 it then refers the sums to one shift, the first thread's first mean, which costs
+// less than joining moments.
+__device__ Moments moments(const REAL* x, Team t, int lane, int lanes) {
     INDEX step = lanes * t.step, own = own_count(t, lane, lanes), done = 0;
     const REAL* from = x + t.start + lane * t.step;
     double sum = 0, squares = 0;
@@ -71,19 +72,24 @@ extern "C" __global__ void statistics(const REAL* x, double* mean, double* var, 
         from += CHUNK * step, done += n;
     } while (done < own);
     sum = team_sum(sum, lanes), squares = team_sum(squares, lanes);
-    if (lane || !t.count) return;
-    double apart = sum / t.count, rest = squares - sum * apart;
-    if (teams.parts == 1) {
-        mean[t.c] = shift + apart, var[t.c] = rest < 0 ? 0 : rest / t.count;
-    } else {
-        double* to = parts + (t.c * teams.parts + t.part) * 3;
-        to[0] = t.count, to[1] = shift + apart, to[2] = rest;
-    }
+    double apart = sum / t.count;
+    return {double(t.count), shift + apart, squares - sum * apart};
+}
+
+__device__ double variance(Moments m) { return m.squares < 0 ? 0 : m.squares / m.number; }
+
+// parts (C, parts, 3): the moments of each team.
+extern "C" __global__ void statistics(const REAL* x, double* parts, Teams teams) {
+    Team t = team(teams);
+    int lanes = teams.lanes, lane = threadIdx.x % lanes;
+    Moments m = moments(x, t, lane, lanes);
+    double* to = parts + (t.c * teams.parts + t.part) * 3;
+    if (lane == 0 && t.count) to[0] = m.number, to[1] = m.mean, to[2] = m.squares;
 }
 
 // Mean and variance from the parts: a warp each c.
 extern "C" __global__ void join_statistics(const double* parts, double* mean, double* var, INDEX C, INDEX P) {
-    INDEX c = thread_number() / 32;
+    INDEX c = team_number(32);
     int lane = threadIdx.x % 32;
     Moments all = {0, 0, 0};
     for (INDEX p = lane; c < C && p < P; p += 32) {
@@ -95,7 +101,7 @@ extern "C" __global__ void join_statistics(const double* parts, double* mean, do
                          __shfl_down_sync(0xffffffff, all.squares, step)};
         if (lane < step) all = together(all, other);
     }
-    if (c < C && lane == 0) mean[c] = all.mean, var[c] = all.squares < 0 ? 0 : all.squares / all.number;
+    if (c < C && lane == 0) mean[c] = all.mean, var[c] = variance(all);
 }
 
 // A mean as two numbers, so that nothing is lost when it is rounded to REAL, and 1 / sqrt(var + eps).
@@ -152,6 +158,25 @@ __device__ void advance(Cursor& c) {
     if (c.at >= c.count) c.at -= c.count;
 }
 
+// Mean, variance and y where a team has all numbers of a c: it reads them again while they are in the cache.
+extern "C" __global__ void normalise_rows(const REAL* x, double* mean, double* var, const REAL* w, const REAL* b,
+                                          REAL* y, Teams teams, Layout at, double eps) {
+    Team t = team(teams);
+    int lanes = teams.lanes, lane = threadIdx.x % lanes;
+    Moments m = moments(x, t, lane, lanes);
+    if (!t.count) return;
+    if (lane == 0) mean[t.c] = m.mean, var[t.c] = variance(m);
+    Scale s = scale(m.mean, variance(m), eps);
+    INDEX step = lanes * t.step, i = t.start + lane * t.step, own = own_count(t, lane, lanes);
+    Cursor by = cursor(i, step, at.inner, at.count);
+    for (INDEX done = 0; done < own; done += CHUNK, i += CHUNK * step) {
+        REAL value[CHUNK];
+        for (int k = 0; k < CHUNK; ++k) value[k] = done + k < own ? x[i + k * step] : REAL(0);
+        for (int k = 0; k < CHUNK; ++k, advance(by))
+            if (done + k < own) y[i + k * step] = normalised(value[k], s) * w[by.at] + b[by.at];
+    }
+}
+
 // parts (C, parts, 2): of each team the sums of g and of g n, n the normalised x. The teams may be those of the
 // weights; with MOVING the statistics are not the same for all elements of a team. WEIGHTED: g w for g.
 template <bool WEIGHTED, bool MOVING>
@@ -201,7 +226,7 @@ extern "C" __global__ void gradient_parts_weighted(const REAL* g, const REAL* x,
 // are those of rows of x, `segments` of each; c has `runs` rows, one after the other, in each a. A warp each c.
 extern "C" __global__ void join_gradients(const REAL* w, const double* parts, double* sums, REAL* dw, REAL* db, INDEX C,
                                           INDEX A, INDEX runs, INDEX segments, INDEX P, INDEX count, int weighted) {
-    INDEX c = thread_number() / 32;
+    INDEX c = team_number(32);
     int lane = threadIdx.x % 32;
     double plain[2] = {}, scaled[2] = {};
     for (INDEX j = lane; c < C && j < A * runs * segments; j += 32) {

@@ -36,8 +36,6 @@ class Teams(NamedTuple):
 
 
 def _teams(A: int, C: int, L: int) -> Teams:
-    if C == 1:
-        A, L = 1, A * L
     columns = L < _SHORT and (A >= _DEEP or L < 8 and A > 1)
     line, most = (A, min(_COLUMNS // (C * L), A // 16)) if columns else (L, min(_WARPS // (A * C), L // 512))
     length = -(-line // max(1, most))
@@ -54,13 +52,15 @@ def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: 
     (_, C, L), teams = layout, _teams(*layout)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     mean, var, y = xp.empty(kept, np.float64), xp.empty(kept, np.float64), xp.empty(x.shape, x.dtype)
-    parts = mean if teams.parts == 1 else xp.empty((C, teams.parts, 3), np.float64)
-    launch("norm.cu", "statistics", teams.blocks, (x, mean, var, parts, teams))
-    if teams.parts > 1:
-        launch("norm.cu", "join_statistics", blocks_for(32 * C), (parts, mean, var, C, teams.parts))
     weight, bias = (contiguous(a.astype(x.dtype, copy=False)) for a in (weight, bias))
-    args = (x, mean, var, weight, bias, y, x.size, (C, L, *scaled), eps)
-    launch("norm.cu", "scale_shift", blocks_for(-(-x.size // 4)), args)
+    how = (C, L, *scaled)
+    if teams.parts == 1:
+        launch("norm.cu", "normalise_rows", teams.blocks, (x, mean, var, weight, bias, y, teams, how, eps))
+        return y, mean, var
+    parts = xp.empty((C, teams.parts, 3), np.float64)
+    launch("norm.cu", "statistics", teams.blocks, (x, parts, teams))
+    launch("norm.cu", "join_statistics", blocks_for(32 * C), (parts, mean, var, C, teams.parts))
+    launch("norm.cu", "scale_shift", blocks_for(-(-x.size // 4)), (x, mean, var, weight, bias, y, x.size, how, eps))
     return y, mean, var
 
 
@@ -99,7 +99,8 @@ def normalise_grad(
         sums = join(parts, C, A, L // teams.L, teams.segments, count, True)[0]
     elif not same:
         teams = _teams(A, C, L)
-        sums = join(add_up(teams, "_weighted"), C, 1, 1, teams.parts, C, False)[0]
+        parts = add_up(teams, "_weighted")
+        sums = parts if teams.parts == 1 else join(parts, C, 1, 1, teams.parts, C, False)[0]
     dx = xp.empty(x.shape, x.dtype)
     args = (*given, sums, dx, x.size, how, C / x.size, eps)
     launch("norm.cu", "gradient_input", blocks_for(-(-x.size // 4)), args)
@@ -111,8 +112,10 @@ def _layout(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int, in
     parts = [(reduced, prod(n for _, n in run)) for reduced, run in groupby(_marked(shape, axes), lambda pair: pair[0])]
     if parts and not parts[0][0]:
         parts.insert(0, (True, 1))
-    sizes = [n for _, n in parts]
-    return (*sizes, 1, 1, 1)[:3] if len(parts) <= 3 else None  # type: ignore[return-value]
+    if len(parts) > 3:
+        return None
+    A, C, L = (*(n for _, n in parts), 1, 1, 1)[:3]
+    return (A, C, L) if C > 1 else (1, 1, A * L)
 
 
 def _marked(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[tuple[bool, int]]:

@@ -1,6 +1,8 @@
 // Sampling an image at points, each made of K corners: pixel at[n, k, o] (-1: none) with the weight w[n, k, o]. A
 // thread has a few channels (PLANES of threads.h), for which index and weight are read once. REAL is float or double.
 
+#include "threads.h"
+
 // y[n, c, o] = sum over k of w[n, k, o] x[n, c, at[n, k, o]], x (N, C, P) to y (N, C, L).
 extern "C" __global__ void sample(const REAL* x, const REAL* w, const long long* at, REAL* y, INDEX tasks, int C, int K,
                                   INDEX P, INDEX L) {

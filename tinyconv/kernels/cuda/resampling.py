@@ -50,13 +50,24 @@ def resample(x: Array, maps: Sequence[AxisMap]) -> Array:
     y = array_module(x).empty((*before, *(m.output for m in maps)), x.dtype)
     flat = _flat(tuple(maps))
     table, weights, struct = _on_device(flat, x)
-    taps = len(flat[-1].inputs) / max(1, flat[-1].output)
-    if taps >= _WIDE:
-        lanes = 8 if taps < 128 else 32
+    width = len(flat[-1].inputs) / max(1, flat[-1].output)
+    if width >= _WIDE:
+        lanes = 8 if width < 128 else 32
         launch("maps.cu", "resample_wide", blocks_for(y.size * lanes), (x, table, weights, y, y.size, lanes, struct))
     else:
-        over_planes("maps.cu", "resample", (x, table, weights, y), prod(before), struct)
+        taps = _taps(flat[-2:])
+        name = f"resample_{taps}" if taps in (1, 2, 4) else "resample"
+        over_planes("maps.cu", name, (x, table, weights, y), prod(before), struct)
     return y
+
+
+@lru_cache(maxsize=256)
+def _taps(maps: tuple[AxisMap, ...]) -> int | None:
+    """As many pixels as every output of each map reads; None where these are not the same."""
+    rows, columns = (_ONE, *maps)[-2:]
+    taps = len(columns.inputs) // max(1, columns.output)
+    same = all(np.array_equal(m.ends, taps * np.arange(m.output + 1)) for m in (rows, columns))
+    return taps if same else None
 
 
 @lru_cache(maxsize=256)
@@ -97,6 +108,6 @@ def avg_pool_input(gy: Array, g: Geometry, divisor: Array) -> Array:
     gy = contiguous(gy)
     gx = array_module(gy).empty((*gy.shape[:2], *g.size), gy.dtype)
     table, _, struct = _on_device([m.transposed for m in window_maps(g)], gy)
-    divisor = contiguous(divisor.astype(gy.dtype, copy=False))
-    over_planes("maps.cu", "avg_pool_input", (gy, table, divisor, gx), prod(gy.shape[:2]), struct)
+    share = contiguous((1 / divisor).astype(gy.dtype, copy=False))  # a division an output, not one a pixel
+    over_planes("maps.cu", "avg_pool_input", (gy, table, share, gx), prod(gy.shape[:2]), struct)
     return gx

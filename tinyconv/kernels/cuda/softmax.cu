@@ -2,6 +2,8 @@
 // thread has a column: its neighbours have the columns beside it, so that a warp reads whole lines of memory. Where it
 // is small a warp shares a column. REAL is float or double.
 
+#include "threads.h"
+
 // The column of this thread's team: its number, its first element, whether there is one (else it only takes part in the
 // exchange), and the place of the thread in the team.
 struct Column { INDEX number, start; bool real; int lane; };

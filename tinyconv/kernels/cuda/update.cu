@@ -1,6 +1,9 @@
 // One step of an optimiser, in place: every array is read once, and written once where it changes. Four elements a
 // thread. REAL is float or double.
 
+#include "threads.h"
+#include "four.h"
+
 // x and v <- the step of torch's SGD; without `moving`, v is any array. rest = 1 - dampening.
 extern "C" __global__ void sgd_step(REAL* x, const REAL* g, REAL* v, INDEX n, REAL lr, REAL momentum, REAL rest,
                                     REAL decay, REAL sign, bool moving, bool nesterov) {
