@@ -684,8 +684,7 @@ _COMPARE = dict(eq="equal", ne="not_equal", lt="less", le="less_equal", gt="grea
 
 def _operator(function: str, reflected: bool = False, in_place: bool = False) -> Callable[..., Any]:
     def operate(self: ndarray, other: Any) -> Any:
-        theirs = getattr(other, "__array_ufunc__", type)
-        if theirs is None or theirs is type and not isinstance(other, bool | int | float | complex):
+        if not isinstance(other, (ndarray, *NUMBERS)) and getattr(other, "__array_ufunc__", None) is None:
             return NotImplemented
         if isinstance(other, np.ndarray) and function != "matmul" or not isinstance(other, (ndarray, *NUMBERS)):
             return getattr(np, function)(*((other, self) if reflected else (self, other)))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor, tape
-from tinyconv.autograd.gpu import settle
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.ops import activation, compare, convert, elementwise, inplace, matmul, reduce, shape
@@ -191,15 +190,13 @@ def item(self: Tensor) -> Any:
     """The only element as a Python number."""
     if self.data.size != 1:
         raise ValueError(f"item: needs exactly one element, but the shape is {self.shape}. Use tolist() or an index.")
-    settle()
-    return self.data.item()
+    return self.detach().cpu().data.item()
 
 
 @_method
 def tolist(self: Tensor) -> Any:
     """The elements as nested lists of Python numbers."""
-    settle()
-    return self.data.tolist()
+    return self.detach().cpu().data.tolist()
 
 
 @_method

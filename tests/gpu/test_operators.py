@@ -26,6 +26,7 @@ READS = {"one_hot", "getitem"}
 SENDS = {"getitem", "tensor"}
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_on_the_device(row: Row, record_property: Callable[[str, object], None]) -> None:
     seen: set[str] = set()

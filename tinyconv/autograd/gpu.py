@@ -117,7 +117,7 @@ def explained(inside: str, error: Exception) -> Exception | None:
         return MemoryError(
             f"{_called(inside)[0]}: the GPU has no room for {_bytes(wanted[1]) if wanted else 'an array'}: "
             f"{_bytes(free)} of {_bytes(total)} are free, and tensors hold {_bytes(pool.used_bytes())}. Use a smaller "
-            f"batch, nn.checkpoint, or del what is not needed."
+            f"batch, nn.checkpoint.checkpoint, or del what is not needed."
         )
     if isinstance(error, cupy.cuda.runtime.CUDARuntimeError):
         return _late(_called(inside)[0], error)
