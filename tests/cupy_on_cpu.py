@@ -15,9 +15,9 @@ What is imitated of CuPy 14, as its documentation and its source have it:
   and NumPy arrays as indices, asarray and array send values to the device. ``watching`` refuses both.
 - Integer arrays as indices wrap around instead of raising. Of several values that an assignment sends to one place it
   is not the last that stays (undefined on a GPU). ``empty`` holds garbage.
-- Memory: ``cupy.limit(bytes)`` lets allocations beyond it raise OutOfMemoryError; a pool keeps what was freed.
-- ``RawKernel`` and ``RawModule`` run in tinyconv.cuda_on_cpu, watched unless ``cupy.checked`` is False.
-- ``cupy.fail_later(error)``: an error of a kernel, raised where the device is next waited for.
+- Memory: ``installed(limit=bytes)`` lets what is beyond it raise OutOfMemoryError; a pool keeps what was freed.
+- ``RawKernel`` and ``RawModule`` run in tinyconv.cuda_on_cpu, watched unless ``installed(checked=False)``.
+- ``state.later``: an error of a kernel, raised where the device is next waited for.
 
 Not imitated: speed, streams (everything has happened when a call returns), several devices, the order of sums, the last
 bits of elementary functions, byte orders, and functions that the engine does not use in another way than NumPy's.
@@ -26,6 +26,7 @@ bits of elementary functions, byte orders, and functions that the engine does no
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import re
 import sys
@@ -64,6 +65,11 @@ class _State:
         self.later: Exception | None = None
         self.checked = True
         self.devices: int | Exception = 1
+
+    def leave(self, size: int) -> None:
+        """Room for so many bytes more, and nothing in the pool."""
+        gc.collect()
+        self.kept, self.limit = 0, self.used + size
 
 
 state = _State()
@@ -711,10 +717,11 @@ def installed(limit: int | None = None, checked: bool = True, **more: Any) -> It
     """Inside, ``import cupy`` finds this module; gives the state of its device."""
     before = sys.modules.get("cupy")
     old = {name: getattr(state, name) for name in ("limit", "checked", "devices", "later")}
-    state.limit, state.checked, state.later = None if limit is None else state.used + limit, checked, None
+    state.limit, state.checked, state.later = None, checked, None
     for name, value in more.items():
         setattr(state, name, value)
-    state.kept = 0
+    if limit is not None:
+        state.leave(limit)
     sys.modules["cupy"] = module
     try:
         yield state
