@@ -640,6 +640,7 @@ _cuda = dict(
     get_current_stream=lambda: Stream.null,
     is_available=lambda: not isinstance(state.devices, Exception) and state.devices > 0,
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    driver=types.SimpleNamespace(CUDADriverError=real.cuda.driver.CUDADriverError),
     runtime=types.SimpleNamespace(**_runtime),
 )
 _OWN: dict[str, Any] = dict(

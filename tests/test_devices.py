@@ -15,7 +15,7 @@ import pytest
 
 import tinyconv
 from cupy_on_cpu import CUDARuntimeError, Refused, installed, module, watching
-from tinyconv import Tensor, cli, nn
+from tinyconv import Tensor, cli, explain, nn, recipes
 from tinyconv import functional as F
 from tinyconv.autograd import gpu
 from tinyconv.optim import SGD, Adam
@@ -318,6 +318,34 @@ def test_questions_about_values_are_asked_by_one_read() -> None:
         with pytest.raises(ValueError, match="an integer is divided by zero.*The call was at .*test_devices.py"):
             print(x // x)
         assert not gpu._open
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+
+
+def test_the_command_line_without_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    arguments = "train --model lenet5 --data digits --epochs 1 --device cuda --out".split()
+    assert cli.main([*arguments, str(tmp_path)]) == 1
+    assert "tinyconv train: --device cuda: a GPU needs CuPy. Install it with" in capsys.readouterr().err
+
+
+def test_a_trained_network_predicts_where_it_is(cupy: Any) -> None:
+    plan = recipes.recipe("lenet5", "digits")
+    image = np.random.default_rng(0).standard_normal((1, 8, 8)).astype(np.float32)
+    network = plan.build()
+    here = recipes.predict(plan, network, image)
+    with installed(checked=False):
+        there = recipes.predict(plan, network.cuda(), image)
+    assert isinstance(there, np.ndarray)
+    np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-5)
+
+
+def test_the_summary_of_a_network_on_the_device(cupy: Any) -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    here = str(explain.summary(network, (2, 3)))
+    assert str(explain.summary(network.cuda(), (2, 3))) == here
 
 
 # --------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def explained(inside: str, error: Exception) -> Exception | None:
     cupy = sys.modules.get("cupy")
     if cupy is None:
         return None
-    if isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+    if isinstance(error, cupy.cuda.memory.OutOfMemoryError) or "cudaErrorMemoryAllocation" in str(error):
         wanted = re.search(r"allocating ([\d,]+) bytes", str(error))
         pool = cupy.get_default_memory_pool()
         pool.free_all_blocks()
@@ -119,9 +119,17 @@ def explained(inside: str, error: Exception) -> Exception | None:
             f"{_bytes(free)} of {_bytes(total)} are free, and tensors hold {_bytes(pool.used_bytes())}. Use a smaller "
             f"batch, nn.checkpoint.checkpoint, or del what is not needed."
         )
-    if isinstance(error, cupy.cuda.runtime.CUDARuntimeError):
-        return _late(_called(inside)[0], error)
+    if isinstance(error, _cuda_errors(cupy)):
+        return RuntimeError(
+            f"{_called(inside)[0]}: the GPU reports {error}. The cause may be an earlier operator: run it again in a "
+            f"new process inside tinyconv.detect_anomaly(), which names it."
+        )
     return None
+
+
+def _cuda_errors(cupy: Any) -> tuple[type[Exception], ...]:
+    """What CuPy raises for an error of CUDA: waiting, and launching the next kernel."""
+    return cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
 
 
 def guarded(op: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -133,13 +141,6 @@ def guarded(op: str, function: Callable[..., Any], *args: Any) -> Any:
         if failure is None:
             raise
     raise failure  # outside of except: the first error would keep the arrays of its frames
-
-
-def _late(op: str, error: Exception) -> RuntimeError:
-    return RuntimeError(
-        f"{op}: the GPU reports {error}. The cause may be an earlier operator: run it again in a new process inside "
-        f"tinyconv.detect_anomaly(), which names it."
-    )
 
 
 def _bytes(count: str | int) -> str:
@@ -158,7 +159,7 @@ def wait(inside: str, arrays: tuple[Array, ...]) -> None:
         return
     try:
         cupy.cuda.Device().synchronize()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+    except _cuda_errors(cupy) as error:
         raise RuntimeError(f"{_called(inside)[0]}: its kernel failed on the GPU: {error}.") from None
 
 
