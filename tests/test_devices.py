@@ -15,7 +15,7 @@ import pytest
 
 import tinyconv
 from cupy_on_cpu import CUDARuntimeError, Refused, installed, module, watching
-from tinyconv import Tensor, cli, explain, nn, recipes
+from tinyconv import Function, Tensor, cli, explain, nn, recipes
 from tinyconv import functional as F
 from tinyconv.autograd import gpu
 from tinyconv.optim import SGD, Adam
@@ -243,6 +243,26 @@ def test_out_of_memory_names_the_operator_and_leaves_the_process_usable() -> Non
         del z
         w = x * 2
         assert w.sum().item() == 20_000
+
+
+class Greedy(Function):
+    """Three arrays of its own at once."""
+
+    def forward(self, x: Any) -> Any:
+        a = x + 1
+        b = a + 1
+        return a + b
+
+
+def test_an_error_that_is_kept_keeps_no_arrays() -> None:
+    """As in a notebook, which keeps the last one: the frame of forward is gone with what it had allocated."""
+    with installed() as state:
+        x = tinyconv.ones(100, 100, device="cuda")
+        state.leave(100_000)
+        before = state.used
+        with pytest.raises(MemoryError, match="^Greedy: the GPU has no room for 39.06 KiB") as kept:
+            Greedy()(x)
+        assert state.used == before and kept.value is not None
 
 
 def test_out_of_memory_in_backward_frees_the_gradients_on_their_way() -> None:
