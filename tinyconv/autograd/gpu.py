@@ -86,12 +86,19 @@ def where_is(value: Any) -> device | None:
 
 def one_device(inside: str, *values: Any) -> None:
     """RuntimeError, with the names of the arguments, unless all tensors and arrays among ``values`` are together."""
+    for v in values:
+        if not isinstance(v.data if isinstance(v, Tensor) else v, np.ndarray):
+            break
+    else:
+        return  # all on the CPU: the quick way out
     if len({where_is(v) for v in values} - {None}) < 2:
         return
     op, frame = _called(inside)
-    names = [] if frame is None else frame.f_code.co_varnames[: frame.f_code.co_argcount]
-    named = {name: where_is(frame.f_locals.get(name)) for name in names} if frame is not None else {}
-    named = {name: place for name, place in named.items() if place is not None}
+    named = {}
+    if frame is not None:
+        names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+        named = {name: where_is(frame.f_locals.get(name)) for name in names}
+        named = {name: place for name, place in named.items() if place is not None}
     if len(set(named.values())) < 2:
         named = {f"tensor {i}": place for i, place in enumerate(map(where_is, values)) if place is not None}
     told = " and ".join(f"{name} is on {str(place)!r}" for name, place in named.items())
