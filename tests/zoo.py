@@ -241,7 +241,7 @@ ZOO = [
     Mutant(
         "19. a scatter that loses additions to the same pixel, as a race does",
         im2col.scatter_windows,
-        "gx[n] = xp.bincount(at, weights=gy[n].reshape(-1), minlength=channels * plane)",
+        "gx[n] = sums_at(at, gy[n].reshape(-1).astype(sum_dtype(gx.dtype), copy=False), channels * plane)",
         "gx[n] = 0; gx[n][at] += gy[n].reshape(-1)",
         ("max_pool2d", "im2col"),
     ),

@@ -93,7 +93,7 @@ def _train(options: argparse.Namespace) -> None:
         load_cupy("--device cuda")  # before the data are read
     folder.mkdir(parents=True, exist_ok=True)
     trainer, test = recipes.make_trainer(
-        plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),), options.device
+        plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),), device=options.device
     )
     assert trainer.checkpoint is not None
     if options.resume:
