@@ -15,11 +15,12 @@ import numpy as np
 from tinyconv.autograd import Function, Tensor, tape
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
-from tinyconv.ops import activation, compare, convert, elementwise, inplace, matmul, reduce, shape
+from tinyconv.ops import activation, clamp, compare, convert, elementwise, inplace, matmul, reduce, shape
 from tinyconv.ops.broadcast import expand
 
 _NAMES = {
-    elementwise: "abs add ceil clamp cos div exp expm1 floor floor_divide log log1p masked_fill maximum minimum mul "
+    clamp: "clamp masked_fill",
+    elementwise: "abs add ceil cos div exp expm1 floor floor_divide log log1p maximum minimum mul "
     "neg pow reciprocal remainder round rsqrt sigmoid sign sin sqrt square sub tan tanh trunc",
     compare: "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne",
     activation: "erf",

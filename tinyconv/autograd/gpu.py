@@ -65,8 +65,9 @@ def _called(inside: str) -> tuple[str, FrameType | None]:
     frame: FrameType | None = sys._getframe(1)
     found = None
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("tinyconv.ops"):
-            found = frame
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("tinyconv.ops"):
+            found = found if module == "tinyconv.ops.mixed" else frame  # that room only wraps operators
         elif found is not None:  # the first that is no operator's called it
             break
         frame = frame.f_back

@@ -128,7 +128,7 @@ class RawKernel:
         for parameter, array in arrays:
             if not parameter.constant:
                 begin = places[id(array)]
-                array.view(np.uint8).reshape(-1)[:] = arena[begin : begin + array.nbytes] if array.nbytes else []
+                array.reshape(-1).view(np.uint8)[:] = arena[begin : begin + array.nbytes] if array.nbytes else []
         if report.printed:
             print(report.printed.decode(errors="replace"), end="")
         if report.message:
@@ -225,5 +225,5 @@ def _arena(arrays: list[NDArray[Any]]) -> tuple[NDArray[np.uint8], dict[int, int
     arena = raw[-raw.ctypes.data % 256 :]
     for array in arrays:
         start = places[id(array)]
-        arena[start : start + array.nbytes] = array.view(np.uint8).reshape(-1) if array.nbytes else []
+        arena[start : start + array.nbytes] = array.reshape(-1).view(np.uint8) if array.nbytes else []
     return arena, places

@@ -15,9 +15,10 @@ from tinyconv.autograd.gpu import one_device, require
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.activation import log_softmax, logsigmoid, softmax
+from tinyconv.ops.clamp import clamp
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import abs as absolute
-from tinyconv.ops.elementwise import clamp, exp, log, log1p, sqrt, where
+from tinyconv.ops.elementwise import exp, log, log1p, sqrt, where
 from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.operands import common_shape
 from tinyconv.ops.reduce import norm
