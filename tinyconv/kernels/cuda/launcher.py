@@ -120,7 +120,7 @@ def contiguous(array: Array) -> Array:
     xp = array_module(array)
     if xp is np:
         return np.require(array, array.dtype.newbyteorder("="), ["C", "ALIGNED", "ENSUREARRAY"])
-    return array if array.flags.c_contiguous else xp.ascontiguousarray(array)  # which gives a 0-d array an axis
+    return array if array.flags.c_contiguous else xp.ascontiguousarray(array)  # that has no arrays without axes
 
 
 def device_of(array: Array) -> tuple[Any, int | None]:
