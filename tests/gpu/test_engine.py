@@ -12,7 +12,7 @@ import pytest
 
 import tinyconv
 from gpu.place import XP, Gpu
-from tinyconv import Tensor, io, models, nn
+from tinyconv import Tensor, amp, io, models, nn
 from tinyconv import functional as F
 from tinyconv.autograd.gpu import settle
 from tinyconv.data import DataLoader, TensorDataset
@@ -248,6 +248,25 @@ def test_the_training_loop(tmp_path: Path) -> None:
     last = resumed.fit(3)[-1]["loss"]
     theirs.load_state_dict(io.load(tmp_path / "checkpoint.safetensors"))
     assert theirs.fit(3)[-1]["loss"] == pytest.approx(last, rel=1e-3)
+
+
+def test_mixed_precision() -> None:
+    """A scaled step in float16, its overflow asked for by one read after the gradients."""
+    found = []
+    for device in ("cpu", "cuda"):
+        tinyconv.manual_seed(6)
+        net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)).to(device)
+        x, t = Tensor(images(2, 1, 6, 6)).to(device), tinyconv.tensor([0, 2], device=device)
+        scaler, optimizer = amp.GradScaler(device), SGD(net.parameters(), lr=0.1)
+        with watched(), amp.autocast(device):
+            loss = F.cross_entropy(net(x), t)
+        with watched():
+            scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        found.append([loss, *net.parameters()])
+    for a, b in zip(*found):
+        close(b, a, rtol=2e-3)  # of float16
 
 
 def test_changes_in_place() -> None:
