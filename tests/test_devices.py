@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import tinyconv
-from cupy_on_cpu import CUDARuntimeError, Refused, installed, module, watching
+from cupy_on_cpu import installed, module
+from gpu_on_cpu import CUDARuntimeError, Refused, watching
 from tinyconv import Function, Tensor, cli, explain, nn, recipes
 from tinyconv import functional as F
 from tinyconv.autograd import gpu
