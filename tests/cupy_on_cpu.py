@@ -34,10 +34,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import cupy as real
 import numpy as np
 
-from gpu_on_cpu import CUDA, Device, MemoryPool, State, block_of, note, state
+from gpu_on_cpu import CUDA, Device, MemoryPool, State, block_of, note, real, state
 from tinyconv import cuda_on_cpu
 
 NUMBERS = (bool, int, float, complex, np.generic)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import cupy as real
 import numpy as np
+import pytest
 
+real: Any = pytest.importorskip("cupy")  # needs no GPU
 OutOfMemoryError = real.cuda.memory.OutOfMemoryError
 CUDARuntimeError = real.cuda.runtime.CUDARuntimeError
 

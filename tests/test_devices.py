@@ -64,6 +64,8 @@ def test_moving(cupy: Any) -> None:
         both.detach().numpy()
     with pytest.raises(RuntimeError, match="tensor: a list holds a tensor on the GPU"):
         Tensor([both, both])
+    with pytest.raises(ValueError, match="gradcheck: inputs must be on the CPU"):
+        tinyconv.gradcheck(tinyconv.sin, tinyconv.ones(2, dtype="float64", device="cuda", requires_grad=True))
 
 
 def test_a_tensor_is_made_where_its_data_is(cupy: Any) -> None:
