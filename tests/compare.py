@@ -404,7 +404,7 @@ def _largest(answer: Answer) -> float:
 
 
 def check_both_or_neither(
-    ours: Any, theirs: Any, call: Call, turn: Turn, stricter: bool = False, factor: float = 1.0
+    ours: Any, theirs: Any, call: Call, turn: Turn, stricter: bool = False, factor: float = 1.0, place: Host = HOST
 ) -> None:
     """Where torch raises we raise one of our errors, and else the values agree.
 
@@ -414,7 +414,7 @@ def check_both_or_neither(
     values = [fill(a, turn.content, turn.dtype, rng) for a in call.arrays()]
     before = [v.copy() for v in values]
     position = iter(range(2 * len(values)))
-    leaves = [as_torch(v) for v in values] + [Tensor(v) for v in values]
+    leaves = [as_torch(v) for v in values] + [Tensor(place.put(v, "plain")) for v in values]
     args, kwargs = call.map(lambda _: leaves[next(position)])
     try:
         theirs(*args, **kwargs)
@@ -425,14 +425,15 @@ def check_both_or_neither(
     position = iter(range(len(values), 2 * len(values)))
     args, kwargs = call.map(lambda _: leaves[next(position)])
     try:
-        ours(*args, **kwargs)
+        for y in tensors(ours(*args, **kwargs), Tensor):
+            place.get(y.data)
     except OUR_ERRORS as error:
         assert refused is not None or stricter, f"torch takes this call, we say: {error}"
         assert len(str(error)) > 15, f"{type(error).__name__} without a sentence: {error}"
         np.testing.assert_equal(values, before, err_msg="an argument was changed by a call that raised")
         return
     assert refused is None, f"we take this call, torch says: {refused}"
-    check(ours, theirs, call, turn, order=0, views=True, factor=factor)
+    check(ours, theirs, call, turn, order=0, views=True, factor=factor, place=place)
 
 
 def _compare_all(what: str, found: Any, exact: Any, torchs: Any, sizes: Any, scale: float, factor: float) -> None:

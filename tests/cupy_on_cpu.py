@@ -12,12 +12,12 @@ What is imitated of CuPy 14, as its documentation and its source have it:
   functions compute in the dtypes of the real ones (``types``).
 - A reduction and an index of one element give an array of no axes. ``get``, ``item``, ``tolist``, int(), float() and
   bool() read the device, and so does what depends on values: an index by a mask, nonzero, bincount, unique. Lists
-  and NumPy arrays as indices, asarray and array send values to the device. ``watching`` refuses both.
+  and NumPy arrays as indices, asarray and array send values to the device. ``gpu_on_cpu.watching`` refuses both.
 - Integer arrays as indices wrap around instead of raising. Of several values that an assignment sends to one place it
   is not the last that stays (undefined on a GPU). ``empty`` holds garbage.
-- Memory: ``cupy.limit(bytes)`` lets allocations beyond it raise OutOfMemoryError; a pool keeps what was freed.
-- ``RawKernel`` and ``RawModule`` run in tinyconv.cuda_on_cpu, watched unless ``cupy.checked`` is False.
-- ``cupy.fail_later(error)``: an error of a kernel, raised where the device is next waited for.
+- Memory: ``installed(limit=bytes)`` lets what is beyond it raise OutOfMemoryError; a pool keeps what was freed.
+- ``RawKernel`` and ``RawModule`` run in tinyconv.cuda_on_cpu, watched unless ``installed(checked=False)``.
+- ``state.later``: an error of a kernel, raised where the device is next waited for.
 
 Not imitated: speed, streams (everything has happened when a call returns), several devices, the order of sums, the last
 bits of elementary functions, byte orders, and functions that the engine does not use in another way than NumPy's.
@@ -30,124 +30,20 @@ import inspect
 import re
 import sys
 import types
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import cupy as real
 import numpy as np
 
+from gpu_on_cpu import CUDA, Device, MemoryPool, State, block_of, note, real, state
 from tinyconv import cuda_on_cpu
 
-OutOfMemoryError = real.cuda.memory.OutOfMemoryError
-CUDARuntimeError = real.cuda.runtime.CUDARuntimeError
 NUMBERS = (bool, int, float, complex, np.generic)
 #: Functions that look at values to know a size, and so wait for the device.
 READING = {"bincount", "nonzero", "flatnonzero", "argwhere", "unique", "compress", "extract", "histogram", "delete"}
 #: Functions that take lists and NumPy arrays, and send them to the device.
 SENDING = {"ix_", "take", "take_along_axis"}
-
-
-class Refused(AssertionError):
-    """The device was read, or was sent values, where a test forbids it."""
-
-
-class _State:
-    """What this device has done and may do."""
-
-    def __init__(self) -> None:
-        self.forbidden: set[str] = set()
-        self.counts = {"read": 0, "sent": 0}
-        self.used = self.kept = 0  # bytes of arrays that live, and of those that the pool keeps
-        self.limit: int | None = None
-        self.later: Exception | None = None
-        self.checked = True
-        self.devices: int | Exception = 1
-
-
-state = _State()
-
-
-def note(what: str) -> None:
-    """The device is being read, or is being sent values."""
-    state.counts[what] += 1
-    if what in state.forbidden:
-        raise Refused(f"the device is {what} here")
-    if what == "read":
-        synchronize()
-
-
-def synchronize() -> None:
-    """Wait for the device: an error of an earlier kernel comes out now, and again at every later wait."""
-    if state.later is not None:
-        raise state.later
-
-
-@contextmanager
-def watching(*what: str) -> Iterator[None]:
-    """Inside, the device must not be 'read', or 'sent' values."""
-    before, state.forbidden = state.forbidden, state.forbidden | set(what)
-    try:
-        yield
-    finally:
-        state.forbidden = before
-
-
-# --------------------------------------------------------------------------------------------------
-# Memory
-
-
-class _Block:
-    """The memory of one array and its views."""
-
-    def __init__(self, size: int) -> None:
-        self.size = 0
-        if state.limit is not None and size > state.kept and state.used + size > state.limit:
-            raise OutOfMemoryError(size, state.used, state.limit)
-        if state.limit is not None and state.used + state.kept + size > state.limit:
-            state.kept = 0  # as CuPy's pool, which gives back what it keeps and tries again
-        self.size = size
-        state.used += size
-        state.kept = max(0, state.kept - size)
-
-    def __del__(self) -> None:
-        if state is None:  # the interpreter is ending
-            return
-        state.used -= self.size
-        state.kept += self.size
-
-
-_blocks: weakref.WeakValueDictionary[int, _Block] = weakref.WeakValueDictionary()
-
-
-def _block(array: np.ndarray) -> _Block:
-    root = array
-    while isinstance(root.base, np.ndarray):
-        root = root.base
-    block = _blocks.get(id(root))
-    if block is None:
-        block = _blocks[id(root)] = _Block(root.nbytes)
-    return block
-
-
-class MemoryPool:
-    """The parts of cupy.cuda.MemoryPool that tell sizes."""
-
-    def used_bytes(self) -> int:
-        return state.used
-
-    def free_bytes(self) -> int:
-        return state.kept
-
-    def total_bytes(self) -> int:
-        return state.used + state.kept
-
-    def get_limit(self) -> int:
-        return state.limit or 0
-
-    def free_all_blocks(self) -> None:
-        state.kept = 0
 
 
 # --------------------------------------------------------------------------------------------------
@@ -159,7 +55,7 @@ def wrap(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         made = ndarray.__new__(ndarray)
         made.host = np.asarray(value)
-        made.block = _block(made.host)
+        made.block = block_of(made.host)
         return made
     if isinstance(value, tuple | list):
         return type(value)(map(wrap, value)) if not hasattr(value, "_fields") else tuple(map(wrap, value))
@@ -238,7 +134,7 @@ class ndarray:
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None, order: str = "C"):
         self.host = _garbage(np.empty(shape, dtype, order))
-        self.block = _block(self.host)
+        self.block = block_of(self.host)
 
     shape = property(lambda self: self.host.shape)
     strides = property(lambda self: self.host.strides)
@@ -573,73 +469,12 @@ class RawModule:
 
 
 # --------------------------------------------------------------------------------------------------
-# cupy.cuda
+# The module
 
-
-class Device:
-    """The only one."""
-
-    def __init__(self, device: int | None = None) -> None:
-        self.id = device or 0
-        self.compute_capability = "80"  # no 90: the machine code of wgmma.cu cannot be emulated
-
-    def synchronize(self) -> None:
-        synchronize()
-
-    @property
-    def mem_info(self) -> tuple[int, int]:
-        total = state.limit or 1 << 40
-        return total - state.used - state.kept, total
-
-    def __enter__(self) -> Device:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        return None
-
-
-class Stream:
-    """Everything has happened already."""
-
-    null: Stream
-    ptr = 0
-
-    def synchronize(self) -> None:
-        synchronize()
-
-
-Stream.null = Stream()
-
-
-def get_device_count() -> int:
-    """The devices, or the error of a machine without."""
-    if isinstance(state.devices, Exception):
-        raise state.devices
-    return state.devices
-
-
-_runtime = dict(
-    CUDARuntimeError=CUDARuntimeError,
-    getDeviceCount=get_device_count,
-    deviceSynchronize=synchronize,
-    driverGetVersion=lambda: 12090,
-    runtimeGetVersion=lambda: 12090,
-    getDeviceProperties=lambda device: {"name": b"cupy_on_cpu", "multiProcessorCount": 132},
-    memGetInfo=lambda: Device().mem_info,
-)
-_cuda = dict(
-    Device=Device,
-    Stream=Stream,
-    MemoryPool=MemoryPool,
-    get_current_stream=lambda: Stream.null,
-    is_available=lambda: not isinstance(state.devices, Exception) and state.devices > 0,
-    memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-    runtime=types.SimpleNamespace(**_runtime),
-)
 _OWN: dict[str, Any] = dict(
     ndarray=ndarray, array=array, asarray=asarray, ascontiguousarray=ascontiguousarray, asnumpy=asnumpy, empty=empty,
     empty_like=empty_like, from_dlpack=from_dlpack, RawKernel=RawKernel, RawModule=RawModule,
-    get_default_memory_pool=MemoryPool, cuda=types.SimpleNamespace(**_cuda),
+    get_default_memory_pool=MemoryPool, cuda=types.SimpleNamespace(**CUDA),
 )  # fmt: skip
 
 
@@ -684,8 +519,7 @@ _COMPARE = dict(eq="equal", ne="not_equal", lt="less", le="less_equal", gt="grea
 
 def _operator(function: str, reflected: bool = False, in_place: bool = False) -> Callable[..., Any]:
     def operate(self: ndarray, other: Any) -> Any:
-        theirs = getattr(other, "__array_ufunc__", type)
-        if theirs is None or theirs is type and not isinstance(other, bool | int | float | complex):
+        if not isinstance(other, (ndarray, *NUMBERS)) and getattr(other, "__array_ufunc__", None) is None:
             return NotImplemented
         if isinstance(other, np.ndarray) and function != "matmul" or not isinstance(other, (ndarray, *NUMBERS)):
             return getattr(np, function)(*((other, self) if reflected else (self, other)))
@@ -708,14 +542,15 @@ for _name, _target in dict(neg="negative", pos="positive", abs="absolute", inver
 
 
 @contextmanager
-def installed(limit: int | None = None, checked: bool = True, **more: Any) -> Iterator[_State]:
+def installed(limit: int | None = None, checked: bool = True, **more: Any) -> Iterator[State]:
     """Inside, ``import cupy`` finds this module; gives the state of its device."""
     before = sys.modules.get("cupy")
     old = {name: getattr(state, name) for name in ("limit", "checked", "devices", "later")}
-    state.limit, state.checked, state.later = None if limit is None else state.used + limit, checked, None
+    state.limit, state.checked, state.later = None, checked, None
     for name, value in more.items():
         setattr(state, name, value)
-    state.kept = 0
+    if limit is not None:
+        state.leave(limit)
     sys.modules["cupy"] = module
     try:
         yield state

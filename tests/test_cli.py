@@ -66,7 +66,7 @@ def test_a_resumed_training_ends_with_the_same_bits(small: Path, monkeypatch: py
 
     make = recipes.make_trainer
     with monkeypatch.context() as patched:
-        patched.setattr(recipes, "make_trainer", lambda *a: make(*a[:-1], (*a[-1], Interrupt())))
+        patched.setattr(recipes, "make_trainer", lambda *a, **k: make(*a[:-1], (*a[-1], Interrupt()), **k))
         assert cli.main(["train", "--model", "unet", "--data", "brain", "--out", "broken"]) == 130
     assert (
         cli.main(["train", "--model", "unet", "--data", "brain", "--out", "broken", "--workers", "2", "--resume"]) == 0

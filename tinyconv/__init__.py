@@ -27,6 +27,7 @@ from tinyconv.kernels import use_kernels
 from tinyconv.kernels.threads import get_num_threads, set_num_threads
 from tinyconv.ops.activation import erf
 from tinyconv.ops.broadcast import expand
+from tinyconv.ops.clamp import clamp, masked_fill
 from tinyconv.ops.compare import (
     eq,
     ge,
@@ -48,7 +49,6 @@ from tinyconv.ops.elementwise import (
     abs,
     add,
     ceil,
-    clamp,
     cos,
     div,
     exp,
@@ -57,7 +57,6 @@ from tinyconv.ops.elementwise import (
     floor_divide,
     log,
     log1p,
-    masked_fill,
     maximum,
     minimum,
     mul,

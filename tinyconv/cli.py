@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyconv import __version__, explain, io, kernels, recipes
+from tinyconv.autograd.device import device
 from tinyconv.autograd.gpu import load_cupy
 from tinyconv.report import CLASS_COLOURS, write_report
 from tinyconv.training import ProgressBar, one_blas_thread
@@ -88,9 +89,11 @@ def _train(options: argparse.Namespace) -> None:
     epochs = plan.task.epochs if options.epochs is None else options.epochs
     if epochs < 1:
         raise ValueError(f"--epochs must be at least 1, but is {epochs}.")
+    if device(options.device) == "cuda":
+        load_cupy("--device cuda")  # before the data are read
     folder.mkdir(parents=True, exist_ok=True)
     trainer, test = recipes.make_trainer(
-        plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),), options.device
+        plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),), device=options.device
     )
     assert trainer.checkpoint is not None
     if options.resume:

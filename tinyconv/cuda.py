@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyconv.autograd.gpu import load_cupy, settle
+from tinyconv.autograd.gpu import guarded, load_cupy, settle
 
 
 def is_available() -> bool:
@@ -19,5 +19,5 @@ def synchronize() -> None:
 
     RuntimeError where there is no GPU.
     """
-    load_cupy("synchronize").cuda.Device().synchronize()
+    guarded("synchronize", load_cupy("synchronize").cuda.Device().synchronize)
     settle()

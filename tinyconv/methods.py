@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd import Function, Tensor, tape
-from tinyconv.autograd.gpu import settle
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
-from tinyconv.ops import activation, compare, convert, elementwise, inplace, matmul, reduce, shape
+from tinyconv.ops import activation, clamp, compare, convert, elementwise, inplace, matmul, reduce, shape
 from tinyconv.ops.broadcast import expand
 
 _NAMES = {
-    elementwise: "abs add ceil clamp cos div exp expm1 floor floor_divide log log1p masked_fill maximum minimum mul "
+    clamp: "clamp masked_fill",
+    elementwise: "abs add ceil cos div exp expm1 floor floor_divide log log1p maximum minimum mul "
     "neg pow reciprocal remainder round rsqrt sigmoid sign sin sqrt square sub tan tanh trunc",
     compare: "eq ge gt isfinite isinf isnan le logical_and logical_not logical_or logical_xor lt ne",
     activation: "erf",
@@ -191,15 +191,13 @@ def item(self: Tensor) -> Any:
     """The only element as a Python number."""
     if self.data.size != 1:
         raise ValueError(f"item: needs exactly one element, but the shape is {self.shape}. Use tolist() or an index.")
-    settle()
-    return self.data.item()
+    return self.detach().cpu().data.item()
 
 
 @_method
 def tolist(self: Tensor) -> Any:
     """The elements as nested lists of Python numbers."""
-    settle()
-    return self.data.tolist()
+    return self.detach().cpu().data.tolist()
 
 
 @_method

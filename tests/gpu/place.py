@@ -10,6 +10,7 @@ import cupy as real
 import numpy as np
 
 import cupy_on_cpu
+import gpu_on_cpu
 from compare import Host
 from tinyconv.autograd.gpu import settle
 
@@ -59,7 +60,7 @@ class Gpu(Host):
             finally:
                 _thread_local.allowed = True
         else:
-            with cupy_on_cpu.watching(*([] if self.reads else ["read"]), *([] if self.sends else ["sent"])):
+            with gpu_on_cpu.watching(*([] if self.reads else ["read"]), *([] if self.sends else ["sent"])):
                 yield
 
     def share(self, a: Any, b: Any) -> bool:

@@ -33,6 +33,8 @@ def gradcheck(
     wanted = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
     if not wanted:
         raise ValueError("gradcheck: no input requires a gradient. Make one with requires_grad=True.")
+    if any(t.device != "cpu" for t in wanted):
+        raise ValueError("gradcheck: inputs must be on the CPU, where differences are computed. Use x.detach().cpu().")
     if any(t.dtype != np.float64 for t in wanted):
         raise TypeError("gradcheck: inputs must be float64, since differences of float32 values are mostly rounding.")
     rng = np.random.default_rng(seed)

@@ -65,8 +65,9 @@ def _called(inside: str) -> tuple[str, FrameType | None]:
     frame: FrameType | None = sys._getframe(1)
     found = None
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("tinyconv.ops"):
-            found = frame
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("tinyconv.ops"):
+            found = found if module == "tinyconv.ops.mixed" else frame  # that room only wraps operators
         elif found is not None:  # the first that is no operator's called it
             break
         frame = frame.f_back
@@ -86,12 +87,19 @@ def where_is(value: Any) -> device | None:
 
 def one_device(inside: str, *values: Any) -> None:
     """RuntimeError, with the names of the arguments, unless all tensors and arrays among ``values`` are together."""
+    for v in values:
+        if not isinstance(v.data if isinstance(v, Tensor) else v, np.ndarray):
+            break
+    else:
+        return  # all on the CPU: the quick way out
     if len({where_is(v) for v in values} - {None}) < 2:
         return
     op, frame = _called(inside)
-    names = [] if frame is None else frame.f_code.co_varnames[: frame.f_code.co_argcount]
-    named = {name: where_is(frame.f_locals.get(name)) for name in names} if frame is not None else {}
-    named = {name: place for name, place in named.items() if place is not None}
+    named = {}
+    if frame is not None:
+        names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+        named = {name: where_is(frame.f_locals.get(name)) for name in names}
+        named = {name: place for name, place in named.items() if place is not None}
     if len(set(named.values())) < 2:
         named = {f"tensor {i}": place for i, place in enumerate(map(where_is, values)) if place is not None}
     told = " and ".join(f"{name} is on {str(place)!r}" for name, place in named.items())
@@ -109,7 +117,7 @@ def explained(inside: str, error: Exception) -> Exception | None:
     cupy = sys.modules.get("cupy")
     if cupy is None:
         return None
-    if isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+    if isinstance(error, cupy.cuda.memory.OutOfMemoryError) or "cudaErrorMemoryAllocation" in str(error):
         wanted = re.search(r"allocating ([\d,]+) bytes", str(error))
         pool = cupy.get_default_memory_pool()
         pool.free_all_blocks()
@@ -117,11 +125,19 @@ def explained(inside: str, error: Exception) -> Exception | None:
         return MemoryError(
             f"{_called(inside)[0]}: the GPU has no room for {_bytes(wanted[1]) if wanted else 'an array'}: "
             f"{_bytes(free)} of {_bytes(total)} are free, and tensors hold {_bytes(pool.used_bytes())}. Use a smaller "
-            f"batch, nn.checkpoint, or del what is not needed."
+            f"batch, nn.checkpoint.checkpoint, or del what is not needed."
         )
-    if isinstance(error, cupy.cuda.runtime.CUDARuntimeError):
-        return _late(_called(inside)[0], error)
+    if isinstance(error, _cuda_errors(cupy)):
+        return RuntimeError(
+            f"{_called(inside)[0]}: the GPU reports {error}. The cause may be an earlier operator: run it again in a "
+            f"new process inside tinyconv.detect_anomaly(), which names it."
+        )
     return None
+
+
+def _cuda_errors(cupy: Any) -> tuple[type[Exception], ...]:
+    """What CuPy raises for an error of CUDA: waiting, and launching the next kernel."""
+    return cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
 
 
 def guarded(op: str, function: Callable[..., Any], *args: Any) -> Any:
@@ -133,13 +149,6 @@ def guarded(op: str, function: Callable[..., Any], *args: Any) -> Any:
         if failure is None:
             raise
     raise failure  # outside of except: the first error would keep the arrays of its frames
-
-
-def _late(op: str, error: Exception) -> RuntimeError:
-    return RuntimeError(
-        f"{op}: the GPU reports {error}. The cause may be an earlier operator: run it again in a new process inside "
-        f"tinyconv.detect_anomaly(), which names it."
-    )
 
 
 def _bytes(count: str | int) -> str:
@@ -158,7 +167,7 @@ def wait(inside: str, arrays: tuple[Array, ...]) -> None:
         return
     try:
         cupy.cuda.Device().synchronize()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
+    except _cuda_errors(cupy) as error:
         raise RuntimeError(f"{_called(inside)[0]}: its kernel failed on the GPU: {error}.") from None
 
 

@@ -59,7 +59,9 @@ class set_grad_enabled(_Switch):
 class detect_anomaly(_Switch):
     """``with detect_anomaly():`` forward and backward; a NaN or an exception in backward names the forward line.
 
-    Keeps the whole call stack of every operator, so it is slow: for finding a fault, not for training.
+    On a GPU every operator waits for its kernels, so that their errors, and questions about values such as class
+    numbers, come out at the operator that caused them and not at the next read. Keeps the whole call stack of every
+    operator, so it is slow: for finding a fault, not for training.
     """
 
     def __init__(self) -> None:

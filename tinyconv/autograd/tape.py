@@ -86,6 +86,11 @@ def _roots(op: str, outputs: Any, grads: Any) -> tuple[list[Tensor], list[Tensor
                 )
             g = Tensor.wrap(array_module(out.data).ones(out.shape, out.dtype))
         g = g if isinstance(g, Tensor) else Tensor(g)
+        if g.device != out.device:
+            raise RuntimeError(
+                f"{op}: the gradient must be on the output's device {str(out.device)!r}, but is on {str(g.device)!r}. "
+                f"Move it: gradient.to({str(out.device)!r})."
+            )
         if g.shape != out.shape or g.dtype != out.dtype:
             raise ValueError(
                 f"{op}: the gradient must have the output's shape {out.shape} and dtype {out.dtype}, "

@@ -143,7 +143,7 @@ class Tensor:
         return id(self)
 
     def __repr__(self) -> str:
-        array = self.data if isinstance(self.data, np.ndarray) else self.data.get()
+        array = self.detach().cpu().data
         body = np.array2string(array, precision=4, separator=", ", prefix="tensor(", threshold=200, edgeitems=3)
         notes = []
         if array.ndim > 1 and array.size > 16:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from tinyconv import geometry, nn
 from tinyconv.autograd import Function, Tensor, enable_grad
 from tinyconv.geometry import PhasedField, ReceptiveField, Sizes
 from tinyconv.ops.conv import Conv, ConvInput
+from tinyconv.ops.create import zeros
 from tinyconv.ops.fold import Unfold
 from tinyconv.ops.pool import AvgPool, MaxPool
 
@@ -40,7 +39,7 @@ def receptive_field(
         return geometry.receptive_field(layers)
     if input_shape is None:
         raise ValueError("receptive_field: a network needs input_shape, e.g. input_shape=(1, 3, 224, 224).")
-    x = Tensor(np.zeros(input_shape, np.float32), requires_grad=True)
+    x = zeros_for(layers, input_shape)
     y = run_quietly(layers, x)
     field = field_on_tape(y, x, axis, {})
     if field is None:
@@ -50,6 +49,12 @@ def receptive_field(
         )
     span, *others = field.spans
     return field if others or span is None else ReceptiveField(span[1] - span[0] + 1, field.advance, -span[0])
+
+
+def zeros_for(model: nn.Module, shape: Sizes) -> Tensor:
+    """An input of float32 zeros on the device of the model."""
+    device = next((p.device for p in model.parameters()), "cpu")
+    return zeros(shape, requires_grad=True, device=device)
 
 
 def run_quietly(model: nn.Module, x: Tensor) -> Any:

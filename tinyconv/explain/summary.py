@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tinyconv import nn
 from tinyconv.autograd import Tensor
-from tinyconv.explain.receptive import field_on_tape, run_quietly
+from tinyconv.explain.receptive import field_on_tape, run_quietly, zeros_for
 from tinyconv.geometry import PhasedField, Sizes
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -70,7 +68,7 @@ def summary(model: nn.Module, input_shape: Sizes) -> Summary:
     A layer is a module that holds no others; what ``forward`` computes with functions between them has no row, but the
     receptive field goes through it. The sum of parameters counts each once, also those outside of layers.
     """
-    x = Tensor(np.zeros(input_shape, np.float32), requires_grad=True)
+    x = zeros_for(model, input_shape)
     calls: list[tuple[str, nn.Module, tuple[Any, ...], Any]] = []
     names = {module: name for name, module in model.named_modules() if not list(module.children())}
 

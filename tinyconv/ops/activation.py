@@ -14,9 +14,10 @@ from tinyconv import kernels
 from tinyconv.autograd import Function, Tensor
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
+from tinyconv.ops.clamp import clamp
 from tinyconv.ops.convert import as_number, as_tensor, cast
 from tinyconv.ops.elementwise import abs as absolute
-from tinyconv.ops.elementwise import clamp, exp, sigmoid, tanh, where
+from tinyconv.ops.elementwise import exp, sigmoid, tanh, where
 from tinyconv.ops.mixed import in_float16, in_float32
 from tinyconv.ops.shape import axis_of
 from tinyconv.ops.windows import require_float

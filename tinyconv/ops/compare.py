@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tinyconv.autograd import Function, Tensor
+from tinyconv.autograd.dtypes import is_float
 from tinyconv.kernels.arrays import Array, array_module
 from tinyconv.ops.operands import Operand, operands
 
@@ -81,7 +82,7 @@ def isnan(input: Tensor) -> Tensor:
 
 def isinf(input: Tensor) -> Tensor:
     """True where input is plus or minus infinity"""
-    return eq(Tensor.wrap(array_module(input.data).abs(input.data)), float("inf"))
+    return logical_or(eq(input, float("inf")), eq(input, float("-inf"))) if is_float(input.dtype) else ne(input, input)
 
 
 def isfinite(input: Tensor) -> Tensor:

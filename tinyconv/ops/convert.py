@@ -123,7 +123,7 @@ def cuda(input: Tensor) -> Tensor:
 
 def beside(t: Tensor, like: Array) -> Tensor:
     """A 0-d tensor on the CPU counts as a number, and goes where ``like`` is; others stay."""
-    on_cpu = isinstance(t.data, np.ndarray) and not isinstance(like, np.ndarray)
+    on_cpu = isinstance(t.data, np.ndarray) and hasattr(like, "__cuda_array_interface__")
     return ToDevice("cuda")(t) if on_cpu and t.ndim == 0 else t
 
 

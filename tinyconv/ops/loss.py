@@ -15,13 +15,14 @@ from tinyconv.autograd.gpu import one_device, require
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.activation import log_softmax, logsigmoid, softmax
+from tinyconv.ops.clamp import clamp
 from tinyconv.ops.convert import as_tensor
 from tinyconv.ops.elementwise import abs as absolute
-from tinyconv.ops.elementwise import clamp, exp, log, log1p, sqrt, where
+from tinyconv.ops.elementwise import exp, log, log1p, sqrt, where
 from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.operands import common_shape
 from tinyconv.ops.reduce import norm
-from tinyconv.ops.shape import axis_of, gather
+from tinyconv.ops.shape import axis_of, take_along
 from tinyconv.ops.windows import require_float
 
 
@@ -270,7 +271,7 @@ class CrossEntropyGrad(Function):
             scale = where(Tensor.wrap(self.valid), g * factor, 0.0)
             by_x = scale.unsqueeze(1) * (pv - p * pv.sum(1, keepdim=True))
         if self.needs_grad(1):
-            by_g = factor * (pv.sum(1) - gather(v, 1, Tensor.wrap(self.target[:, None])).squeeze(1))
+            by_g = factor * (pv.sum(1) - take_along(v, 1, Tensor.wrap(self.target[:, None])).squeeze(1))
         return by_x, by_g
 
 
@@ -354,7 +355,7 @@ def nll_loss(
     w = _class_weight("nll_loss", weight, x)
     flat, t, valid = _classes("nll_loss", x, target, ignore_index)
     factor = _factor(x, w, t, valid)
-    chosen = gather(flat, 1, Tensor.wrap(t[:, None])).squeeze(1)
+    chosen = take_along(flat, 1, Tensor.wrap(t[:, None])).squeeze(1)
     loss = where(Tensor.wrap(valid), -chosen * Tensor.wrap(factor), 0.0)
     return _weighted_mean(loss, factor, reduction, as_tensor(target).shape)
 

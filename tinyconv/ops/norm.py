@@ -21,8 +21,9 @@ from tinyconv.autograd import Function, Tensor, enable_grad, grad, is_grad_enabl
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array
 from tinyconv.kernels.arrays import array_module
+from tinyconv.ops.clamp import clamp
 from tinyconv.ops.convert import as_tensor, cast
-from tinyconv.ops.elementwise import clamp, rsqrt
+from tinyconv.ops.elementwise import rsqrt
 from tinyconv.ops.mixed import in_float32
 from tinyconv.ops.pad import pad
 from tinyconv.ops.reduce import norm

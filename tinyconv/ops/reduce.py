@@ -20,6 +20,7 @@ from tinyconv.ops.compare import (
     isnan,
     logical_and,
     logical_or,
+    ne,
 )
 from tinyconv.ops.convert import as_float, as_tensor, cast, clone
 from tinyconv.ops.elementwise import (
@@ -278,7 +279,7 @@ def norm(input: Tensor, p: int | float | str = "fro", dim: Dims = None, keepdim:
     if order in (float("inf"), float("-inf")):
         return (amax if order > 0 else amin)(size, dim, keepdim)
     if order == 0:
-        return cast(sum(Tensor.wrap(x.data != 0), dim, keepdim), x.dtype)
+        return cast(sum(ne(x, 0), dim, keepdim), x.dtype)
     if order == 1:
         return sum(size, dim, keepdim)
     total = sum(power(size, order), dim, keepdim)

@@ -103,7 +103,7 @@ def make_trainer(
 def predict(plan: Recipe, network: nn.Module, image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scores of the classes for one image (1, *S) of any size: (C,), or for a segmentation (C, *S); on the CPU."""
     network.eval()
-    device = next(network.parameters()).device
+    device = next((p.device for p in network.parameters()), "cpu")
     with no_grad():
         scores: NDArray[np.float32] = network(Tensor(fit_image(plan, image)[None]).to(device)).cpu().data[0]
     if not plan.task.dense:

@@ -12,8 +12,9 @@ from tinyconv.geometry import Geometry, Pairs, Sizes, same_padding, shape_paddin
 from tinyconv.io.onnx.node import Node, integers
 from tinyconv.kernels.arrays import array_module
 from tinyconv.ops.activation import Activation, erf
+from tinyconv.ops.clamp import clamp
 from tinyconv.ops.convert import cast
-from tinyconv.ops.elementwise import clamp, where
+from tinyconv.ops.elementwise import where
 from tinyconv.ops.matmul import matmul
 from tinyconv.ops.pool import AvgPool, MaxPool, Unpool
 from tinyconv.ops.reduce import amax, mean

@@ -40,8 +40,7 @@ def source(file: str, dtype: np.dtype[Any], constants: Constants = (), index: st
     file with the headers that it includes in place.
     """
     named = "".join(f"const int {name} = {value};\n" for name, value in constants)
-    text = f"{_text('window.h')}
-{_text(file)}"
+    text = f"{_text('window.h')}\n{_text(file)}"
     return named + text.replace("REAL", REALS.get(dtype, "float")).replace("INDEX", index)
 
 
