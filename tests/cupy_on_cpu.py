@@ -32,6 +32,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -461,8 +462,11 @@ class RawKernel:
 class RawModule:
     """cupy.RawModule, in the emulator."""
 
-    def __init__(self, *, code: str, options: tuple[str, ...] = (), **more: Any) -> None:
-        self.code, self.options = code, options
+    def __init__(
+        self, *, code: str | None = None, path: str | None = None, options: tuple[str, ...] = (), **more: Any
+    ) -> None:
+        self.code = Path(str(path)).read_text() if code is None else code
+        self.options = options
 
     def get_function(self, name: str) -> RawKernel:
         return RawKernel(self.code, name, self.options)

@@ -187,4 +187,13 @@ CUDA = dict(
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     driver=types.SimpleNamespace(CUDADriverError=real.cuda.driver.CUDADriverError),
     runtime=types.SimpleNamespace(**_runtime),
+    # Its machine code is the source.
+    nvrtc=types.SimpleNamespace(
+        NVRTCError=real.cuda.nvrtc.NVRTCError,
+        createProgram=lambda code, name, headers, names: code,
+        compileProgram=lambda program, options: None,
+        getCUBIN=str.encode,
+        getVersion=lambda: "the source itself",
+        getSupportedArchs=lambda: (75, 80),
+    ),
 )

@@ -16,6 +16,7 @@ from compare import RUNGS
 from tinyconv import kernels
 from tinyconv.geometry import Geometry, window_geometry
 from tinyconv.kernels.cuda import convolution, depthwise, direct, launcher, tiled
+from tinyconv.kernels.precision import rounded
 
 pytestmark = pytest.mark.skipif("cuda" not in RUNGS, reason="no C++ compiler is here, which the emulator needs")
 
@@ -181,11 +182,50 @@ def test_nan_and_infinity_are_where_torch_has_them(
 
 
 def test_every_choice_is_an_algorithm_that_fits() -> None:
+    def chosen(g: Geometry, layers: list[tuple[int, int, int]], face: str = "conv", batch: int = 4, **how: Any) -> Any:
+        dtype = np.dtype(how.pop("dtype", np.float32))
+        return [convolution.choose(face, g, batch, *layer, dtype, **how) for layer in layers]
+
     g = window_geometry("test", (56, 56), (3, 3), padding=1)
-    layers = [(64, 64, 1), (32, 32, 32), (32, 64, 32), (1, 8, 1), (3, 64, 1), (64, 64, 16), (1, 64, 1)]
-    chosen = [convolution.choose("conv", g, 2, *layer, np.dtype(np.float32)) for layer in layers]
-    assert chosen == ["tiled", "depthwise", "depthwise", "direct", "tiled", "direct", "tiled"]
-    assert set(chosen) == set(convolution.ALGORITHMS)
+    layers = [(32, 64, 1), (32, 32, 32), (32, 64, 32), (1, 8, 1), (3, 64, 1), (64, 64, 16), (1, 64, 1)]
+    assert chosen(g, layers) == ["tiled", "depthwise", "depthwise", "direct", "tiled", "direct", "tiled"]
+    large = [(64, 64, 1)]
+    assert chosen(g, large) == ["winograd4"] and chosen(g, large, batch=1) == ["tiled"]
+    assert chosen(g, large, dtype=np.float64) == ["tiled"]
+    point, faces = window_geometry("test", (56, 56), (1, 1)), ("conv", "conv_input", "conv_weight")
+    assert [chosen(point, large, face)[0] for face in faces] == ["columns", "columns", "tiled"]
+    assert chosen(g, layers, asked="tf32")[:4] == ["tf32", "depthwise", "depthwise", "direct"]
+    assert chosen(g, large, asked="bf16") == ["bf16"] and chosen(g, large, asked="tf32", dtype=np.float64) == ["tiled"]
+    for name in ("direct", "columns", "winograd2", "exact", "depthwise"):
+        with kernels.use_kernels(conv=name):
+            assert chosen(g, large) == ["tiled" if name == "exact" else "winograd4" if name == "depthwise" else name]
+
+
+@pytest.mark.parametrize("asked", ["tf32", "bf16"])
+@pytest.mark.parametrize("face", ["conv", "conv_input", "conv_weight"])
+def test_the_precision_that_is_asked_for_is_that_of_the_products(asked: str, face: str) -> None:
+    layer = (2, 1, 16, 24, window_geometry("test", (7, 6), (3, 3), padding=1))
+    x, w, gy = arrays(layer, np.float32)
+    at = ("conv", "conv_input", "conv_weight").index(face)
+    operands = [(x, w), (gy, w), (x, gy)][at]
+    exact = torchs(layer, x, w, gy)[at]
+    of_rounded = torchs(layer, *(rounded(a, asked) for a in (x, w, gy)))[at]
+    with kernels.use_kernels("cuda", precision=asked):
+        found = kernels.kernel(face)(*operands, layer[4], 1)
+    scale = np.abs(exact).max()
+    np.testing.assert_allclose(found, of_rounded, atol=2e-6 * scale)
+    assert np.abs(found - exact).max() > 1e-4 * scale
+
+
+def test_float16_is_multiplied_exactly_and_summed_in_float32() -> None:
+    layer = (2, 1, 16, 24, window_geometry("test", (7, 6), (3, 3), padding=1))
+    x, w, gy = (a.astype(np.float16) for a in arrays(layer, np.float32))
+    g = layer[4]
+    with kernels.use_kernels("cuda"):
+        found = kernels.conv(x, w, g, 1), kernels.conv_input(gy, w, g, 1), kernels.conv_weight(x, gy, g, 1)
+    for ours, right in zip(found, torchs(layer, x, w, gy)):
+        assert ours.dtype == np.float16
+        np.testing.assert_allclose(ours, right, rtol=2.0**-11, atol=2e-6 * np.abs(right).max())
 
 
 @pytest.mark.parametrize("channels", [(64, 64, 1), (6, 6, 6), (3, 4, 1)])
@@ -201,7 +241,7 @@ def test_the_rung_takes_what_is_chosen(channels: tuple[int, int, int], monkeypat
         kernels.conv_input(gy, w, layer[4], groups)
         kernels.conv_weight(x, gy, layer[4], groups)
     name = convolution.choose("conv", layer[4], 1, c_in, c_out, groups, np.dtype(np.float32))
-    assert set(launched) - {"pack.cu"} == {f"{name}.cu"}
+    assert {file.replace("_weight", "") for file in launched} - {"pack.cu"} == {f"{name}.cu"}
 
 
 def test_plans_fill_the_machine_within_the_memory_for_parts() -> None:

@@ -27,7 +27,8 @@ FILES = sorted(path.name for path in Path(launcher.__file__).parent.glob("*.cu")
 #: there, up to 8 x 8 of a thread, with 128 registers and 512 threads, or where blocks are small with 168 and 384; and
 #: 128 sums of a tensor core with 255 and 256.
 REGISTERS = dict.fromkeys(FILES, 64) | dict.fromkeys(("corners.cu", "maps.cu", "norm.cu", "update.cu"), 72)
-REGISTERS |= {"wgmma.cu": 128, "winograd.cu": 128, "tiled.cu": 168} | dict.fromkeys(("bf16.cu", "tf32.cu"), 255)
+REGISTERS |= {"wgmma.cu": 128, "winograd.cu": 128, "tiled.cu": 168, "tiled_weight.cu": 168}
+REGISTERS |= {"bf16.cu": 255, "tf32.cu": 255}
 SHARED = 48 << 10  # bytes a block
 
 #: What tensor cores multiply, and on which of them; no doubles.
@@ -134,13 +135,23 @@ def test_the_budget_counts() -> None:
         nvrtc.compile_for('extern "C" __global__ void k() { foo(); }', "sm_80")
 
 
-def test_cupys_compiler_makes_hoppers_machine_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("cupy")
+def test_the_launcher_makes_machine_code_with_cupys_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cupy = pytest.importorskip("cupy")
     if nvrtc.library() is None:
         pytest.skip("nvidia-cuda-nvrtc is not installed")
     monkeypatch.setattr(launcher.compiler, "folder", lambda: tmp_path)
-    path = launcher.hopper("""extern "C" __global__ void k() { asm volatile("wgmma.fence.sync.aligned;"); }""")
+    known = cupy.cuda.nvrtc
+    hopper = """extern "C" __global__ void k() { asm volatile("wgmma.fence.sync.aligned;"); }"""
+    path = launcher.machine_code(known, hopper, "90a")
     assert path.read_bytes()[:4] == b"\x7fELF" and list(tmp_path.iterdir()) == [path]
+    assert launcher.machine_code(known, hopper, "90a") == path
+    with pytest.raises(RuntimeError, match="NVRTC refuses a source(.|\n)*foo"):
+        launcher.machine_code(known, 'extern "C" __global__ void k() { foo(); }', "80")
+    half = 'extern "C" __global__ void k(float* x) { x[0] *= 0.5f; }'
+    later = launcher.machine_code(known, half, "999")  # a GPU of the future
+    text = later.read_text()
+    assert f".target sm_{max(known.getSupportedArchs())}" in text
+    assert "mul.f32" in text and "ftz" not in text  # half of the smallest normal number is not zero
 
 
 def test_the_docstring_names_every_file() -> None:
@@ -152,7 +163,8 @@ def test_numpy_arrays_are_emulated_only_where_it_is_asked_for() -> None:
     with kernels.use_kernels("cuda"):
         assert kernels.kernel("conv").__module__ == "tinyconv.kernels.cuda.convolution"
         assert kernels.table()["conv"] == "cuda" and kernels.table()["relu"] == "cuda"
-        assert kernels.kernel("conv", np.zeros(3, np.float16)).__module__ == "tinyconv.kernels.im2col"
+        assert kernels.kernel("conv", np.zeros(3, np.float16)).__module__ == "tinyconv.kernels.cuda.convolution"
+        assert kernels.kernel("relu", np.zeros(3, np.float16)).__module__ == "tinyconv.kernels.im2col"
     with kernels.use_kernels("numba"):
         assert kernels.table()["conv"] == "numba"
 

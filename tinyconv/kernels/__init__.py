@@ -113,6 +113,7 @@ OPERATORS = (
 
 _modules: dict[str, ModuleType] = {"loops": loops, "im2col": im2col}
 _COMPILED_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))  # not in the other byte order
+_HALVES = ("conv", "conv_input", "conv_weight")  # what the rung cuda also computes in float16
 _rung: str | None = None  # what was asked for; nothing: cuda for CuPy's arrays, numba for NumPy's
 
 
@@ -123,10 +124,11 @@ class use_kernels:  # noqa: N801 - used like a function
     ...     print(kernel("conv").__module__)
     tinyconv.kernels.loops
 
-    ``conv`` chooses among the algorithms of the rung ``numba``: 'auto' follows the rule in
-    :mod:`tinyconv.kernels.choice`; 'direct', 'tiled', 'winograd2' and 'winograd4' (or just 'winograd') are used
-    wherever they can compute the convolution; 'exact' is 'auto' without Winograd's, so that every sum runs over the
-    products of the definition.
+    ``conv`` chooses among the algorithms of the rungs ``numba`` and ``cuda``: 'auto' follows the rule in
+    :mod:`tinyconv.kernels.choice` and that in :mod:`tinyconv.kernels.cuda.convolution`; 'direct', 'tiled', 'winograd2'
+    and 'winograd4' (or just 'winograd'), and on ``cuda`` also 'columns' and 'depthwise', are used wherever they can
+    compute the convolution; 'exact' is 'auto' without Winograd's, so that every sum runs over the products of the
+    definition.
     ``precision`` is that of float32 products on the rung ``cuda``: 'ieee' multiplies by all bits, 'tf32' and 'bf16'
     round the operands of convolutions and matrix products first, for tensor cores (:mod:`tinyconv.kernels.precision`).
     What is not given stays.
@@ -181,7 +183,8 @@ def _serving(operator: str, asked: str | None, on_cpu: bool, dtype: np.dtype[Any
         "loops": True,
         "im2col": True,
         "numba": on_cpu and compiled,
-        "cuda": compiled and (not on_cpu or asked == "cuda"),  # NumPy's arrays only where the emulator is asked for
+        # NumPy's arrays only where the emulator is asked for.
+        "cuda": (compiled or dtype == np.float16 and operator in _HALVES) and (not on_cpu or asked == "cuda"),
     }
     below = reversed(LADDER[: LADDER.index(asked or LADDER[-1]) + 1])
     return next(rung for rung in below if takes[rung] and hasattr(_module(rung), operator))

@@ -34,7 +34,7 @@ from numpy.typing import DTypeLike
 
 from tinyconv.geometry import Geometry, Padding, Size, window_geometry
 
-ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd", "winograd2", "winograd4")
+ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd", "winograd2", "winograd4", "columns", "depthwise")
 
 _LEAST_CHANNELS = 16  # for Winograd: a vector of float32
 _LEAST_CHANNELS_OF_GRADIENT = 64  # for Winograd's weight gradient

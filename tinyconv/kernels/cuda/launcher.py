@@ -57,25 +57,38 @@ def _kernel(
     parameters = kernels_of(code)[name]
     if not on_gpu:
         return RawKernel(code, name), parameters
+    return _module(code, file in HOPPER).get_function(name), parameters
+
+
+@cache
+def _module(code: str, hopper: bool) -> Any:
+    """The machine code of all kernels of a source, ready for this GPU."""
     import cupy
 
-    if file in HOPPER:
-        return cupy.RawModule(path=str(hopper(code))).get_function(name), parameters
-    return cupy.RawKernel(code, name, options=OPTIONS), parameters
+    capability = cupy.cuda.Device().compute_capability  # "80", "90", ...
+    return cupy.RawModule(path=str(machine_code(cupy.cuda.nvrtc, code, f"{capability}a" if hopper else capability)))
 
 
-def hopper(code: str) -> Path:
-    """The machine code for sm_90a, in the user's cache. CuPy itself compiles for sm_90, which has no wgmma."""
-    from cupy.cuda import nvrtc
+def machine_code(nvrtc: Any, code: str, architecture: str) -> Path:
+    """What NVIDIA's compiler makes of a source for an architecture such as '90', in the user's cache.
 
-    options = (*OPTIONS, "-arch=sm_90a")
+    CuPy's RawKernel would compile a source once for each of its kernels, flush the smallest numbers to zero, which
+    PyTorch does not, and knows no '90a'. For a GPU that is newer than the compiler: PTX, which the driver translates.
+    """
+    known = [n for n in nvrtc.getSupportedArchs() if n <= int(architecture.rstrip("a"))]
+    exact = int(architecture.rstrip("a")) in known
+    options = (*OPTIONS, f"-arch=sm_{architecture}" if exact else f"-arch=compute_{max(known)}")
     key = hashlib.sha256(f"{nvrtc.getVersion()} {options} {code}".encode()).hexdigest()[:20]
-    target = compiler.folder() / f"hopper_{key}.cubin"
+    target = compiler.folder() / f"cuda_{key}.{'cubin' if exact else 'ptx'}"
     if not target.exists():
-        program = nvrtc.createProgram(code, "kernel.cu", (), ())
-        nvrtc.compileProgram(program, options)
+        program = nvrtc.createProgram(code, "kernels.cu", (), ())
+        try:
+            nvrtc.compileProgram(program, options)
+        except nvrtc.NVRTCError as error:
+            raise RuntimeError(f"kernels: NVRTC refuses a source: {error}\n{nvrtc.getProgramLog(program)}") from None
+        made = nvrtc.getCUBIN(program) if exact else nvrtc.getPTX(program)
         fresh = target.with_suffix(f".{os.getpid()}")
-        fresh.write_bytes(nvrtc.getCUBIN(program))
+        fresh.write_bytes(made if isinstance(made, bytes) else made.encode())
         fresh.replace(target)  # at once, so that another process never sees half of it
     return target
 
