@@ -76,6 +76,25 @@ def test_a_tensor_is_made_where_its_data_is(cupy: Any) -> None:
     assert tinyconv.tensor([1.0, 2], device="cuda").cpu().tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(("name", "mean", "deviation"), [("rand", 0.5, 12**-0.5), ("randn", 0.0, 1.0)])
+def test_random_values_are_the_same_on_both_devices(name: str, mean: float, deviation: float, cupy: Any) -> None:
+    draw, drawn = getattr(tinyconv, name), []
+    for device in ("cpu", "cuda"):
+        tinyconv.manual_seed(8)
+        x = draw(100, 50, device=device, requires_grad=True)
+        assert x.device == device and x.dtype == np.float32 and x.requires_grad and x.is_leaf
+        drawn.append(x.detach().cpu().data)
+    np.testing.assert_array_equal(*drawn)
+    n = drawn[0].size
+    assert abs(drawn[0].mean() - mean) < 4 * deviation / n**0.5
+    assert abs(drawn[0].std() / deviation - 1) < 4 / n**0.5
+    a, b = (draw((2, 3), generator=np.random.default_rng(1), dtype=tinyconv.float64).data for _ in range(2))
+    np.testing.assert_array_equal(a, b, strict=True)
+    assert (tinyconv.rand(20_000, dtype=tinyconv.float16).data < 1).all(), "the 1 that float16 rounds to is excluded"
+    with pytest.raises(TypeError, match=f"{name}: dtype must be a float, but is int64"):
+        draw(2, dtype=tinyconv.int64)
+
+
 def test_a_module_moves_all_or_nothing(cupy: Any) -> None:
     module = nn.Sequential(nn.Linear(40, 50), nn.BatchNorm1d(50), nn.Linear(50, 60))
     F.mse_loss(module(Tensor(np.eye(3, 40, dtype=np.float32))), tinyconv.zeros(3, 60)).backward()

@@ -180,6 +180,8 @@ ELSEWHERE = {
     "as_tensor": "test_tensor",
     "from_dlpack": "test_tensor",
     "from_numpy": "test_tensor",
+    "rand": "test_devices",
+    "randn": "test_devices",
     "manual_seed": "random: the seed of dropout below",
     "get_rng_state": "random: the seed of dropout below",
     "set_rng_state": "random: the seed of dropout below",

@@ -44,7 +44,7 @@ from tinyconv.ops.compare import (
     ne,
 )
 from tinyconv.ops.convert import as_tensor, clone
-from tinyconv.ops.create import arange, eye, from_dlpack, from_numpy, full, linspace, ones, tensor, zeros
+from tinyconv.ops.create import arange, eye, from_dlpack, from_numpy, full, linspace, ones, rand, randn, tensor, zeros
 from tinyconv.ops.elementwise import (
     abs,
     add,

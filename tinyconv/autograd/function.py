@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinyconv.autograd.dtypes import is_float
-from tinyconv.autograd.gpu import guarded, one_device, wait
+from tinyconv.autograd.gpu import explained, one_device, wait
 from tinyconv.autograd.mode import switches
 from tinyconv.autograd.tensor import Array, Place, Tensor, Version, callers_place
 
@@ -90,8 +90,16 @@ class Function:
         for a in arrays:
             if type(a) is not type(arrays[0]):
                 one_device(self.name, *arrays)
-        with np.errstate(all="ignore"):  # infinities and NaN are values here, not warnings, as in torch
-            result = guarded(self.name, self.forward, *arrays)
+        failure = None
+        try:  # gpu.guarded, written out: a call more is felt in small operators
+            with np.errstate(all="ignore"):  # infinities and NaN are values here, not warnings, as in torch
+                result = self.forward(*arrays)
+        except Exception as error:
+            failure = explained(self.name, error)
+            if failure is None:
+                raise
+        if failure is not None:
+            raise failure
         if switches.anomaly:
             wait(self.name, tuple(arrays))
         several = type(result) is tuple

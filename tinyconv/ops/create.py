@@ -9,9 +9,10 @@ import numpy as np
 
 from tinyconv.autograd import Tensor
 from tinyconv.autograd.device import device as named
-from tinyconv.autograd.dtypes import default_float, supported
+from tinyconv.autograd.dtypes import default_float, is_float, supported
 from tinyconv.autograd.gpu import load_cupy
 from tinyconv.ops.convert import to
+from tinyconv.ops.random import generator_for
 
 
 def _where(op: str, device: str) -> Any:
@@ -98,3 +99,38 @@ def linspace(start: float, end: float, steps: int, dtype: Any = None, *, device:
 def eye(n: int, m: int | None = None, dtype: Any = None, *, device: str = "cpu") -> Tensor:
     """The identity matrix of n rows and m (or n) columns."""
     return Tensor(_where("eye", device).eye(n, m, dtype=_dtype(dtype)))
+
+
+def rand(
+    *size: int | Sequence[int],
+    generator: np.random.Generator | None = None,
+    dtype: Any = None,
+    requires_grad: bool = False,
+    device: str = "cpu",
+) -> Tensor:
+    """Values of shape ``size`` from U(0, 1), 1 excluded; a seed gives the same ones on every device."""
+    values = generator_for("rand", generator).random(_sizes(size))
+    return _drawn("rand", values, dtype, requires_grad, device)
+
+
+def randn(
+    *size: int | Sequence[int],
+    generator: np.random.Generator | None = None,
+    dtype: Any = None,
+    requires_grad: bool = False,
+    device: str = "cpu",
+) -> Tensor:
+    """Values of shape ``size`` from N(0, 1); a seed gives the same ones on every device."""
+    values = generator_for("randn", generator).standard_normal(_sizes(size))
+    return _drawn("randn", values, dtype, requires_grad, device)
+
+
+def _drawn(op: str, values: Any, dtype: Any, requires_grad: bool, device: str) -> Tensor:
+    """What was drawn in float64 on the CPU, in ``dtype`` on ``device``."""
+    kind = _dtype(dtype)
+    if not is_float(kind):
+        raise TypeError(f"{op}: dtype must be a float, but is {kind}.")
+    made = np.asarray(values).astype(kind)
+    if op == "rand":  # 1 - 2^-53 must not be rounded up to 1
+        made = np.minimum(made, np.nextafter(kind.type(1), kind.type(0)))
+    return Tensor(to(Tensor(made), device).data, requires_grad=requires_grad)
