@@ -33,9 +33,9 @@ class Tile(NamedTuple):
 
 
 #: From the largest, which reads least, to those that keep more multiprocessors busy where there are few rows or
-#: columns. For each product that a tile is made for: how many instructions the machine code of its main loop has for each
-#: multiplication. "gather" is outputs and the gradient of the input; "few" outputs of few channels, where a slice goes
-#: over all taps of all channels; "weight" the gradient of the weights. No thread has registers for 8 x 8 doubles.
+#: columns. For each product that a tile is made for: how many instructions the machine code of its main loop has for
+#: each multiplication. "gather" is outputs and the gradient of the input; "few" outputs of few channels, where a slice
+#: goes over all taps of all channels; "weight" the gradient of the weights. No thread has registers for 8 x 8 doubles.
 TILES: dict[np.dtype[Any], dict[Tile, dict[str, float]]] = {
     np.dtype(np.float32): {
         Tile(128, 128, 2): {"gather": 1.16, "weight": 1.24},
@@ -49,8 +49,9 @@ TILES: dict[np.dtype[Any], dict[Tile, dict[str, float]]] = {
 # Channels that are few, and how many depths all their taps may have: see MOST_FEW in tiled.cu.
 _FEW, _MOST_DEPTHS = 4, 512
 
-# What a plan is weighed by. The unit is the time that a multiprocessor takes for a slice of 128 x 128 results.
-_MULTIPROCESSORS = 132  # of an H200; the same number everywhere, so that sums have the same bits on every GPU
+# What a plan is weighed by: by the data sheet of an H200, not by a measurement. The unit is the time that a
+# multiprocessor takes for a slice of 128 x 128 results.
+_MULTIPROCESSORS = 132  # the same number everywhere, so that sums have the same bits on every GPU
 _START = 6.0  # slices: reading the first, writing the result
 _PART = 3.6e-6  # writing and reading one result of a part: 8 bytes at 4 TB/s, against 0.55 us a slice
 _LEAST_SLICES = 8  # of a part
@@ -68,8 +69,8 @@ class Plan(NamedTuple):
 def plan(kind: str, rows: int, columns: int, slices: int, times: int, results: int, dtype: np.dtype[Any]) -> Plan:
     """The tile and the number of parts for which the busiest multiprocessor has least to do, by counting.
 
-    kind: of the product, see ``TILES``. There are ``times`` matrices of rows x columns results (groups, phases), sums of
-    ``slices`` slices, and together ``results`` numbers, of which each part writes all.
+    kind: of the product, see ``TILES``. There are ``times`` matrices of rows x columns results (groups, phases), sums
+    of ``slices`` slices, and together ``results`` numbers, of which each part writes all.
     """
     best, least = Plan(next(iter(TILES[dtype])), 1), inf
     for tile, instructions in TILES[dtype].items():
