@@ -25,6 +25,7 @@ from benchmarks.steps import APART
 from benchmarks.training import copy_weights
 from tinyconv import kernels
 from tinyconv.geometry import window_geometry
+from tinyconv.kernels import choice
 from tinyconv.kernels.axismap import window_maps
 from tinyconv.kernels.cuda import convolution
 
@@ -197,7 +198,7 @@ def algorithms(layer: Layer, face: str, batch: int, precision: str) -> list[str]
     """What can compute this face: the names that use_kernels(conv=...) takes, 'auto' first."""
     if precision != "ieee":
         return ["auto"]
-    return ["auto", *(name for name in convolution.ALGORITHMS if _takes(name, layer, face, batch))]
+    return ["auto", *(name for name in choice.ALGORITHMS if _takes(name, layer, face, batch))]
 
 
 def _takes(name: str, layer: Layer, face: str, batch: int) -> bool:
@@ -210,10 +211,12 @@ def _takes(name: str, layer: Layer, face: str, batch: int) -> bool:
     return bool(chosen == name)
 
 
-def run_layers(gpu: Gpu, pool: Pool, quick: bool, bounds: dict[str, float]) -> list[dict[str, Any]]:
+def run_layers(
+    gpu: Gpu, pool: Pool, quick: bool, bounds: dict[str, float], layers: list[tuple[Layer, int]] = LAYERS
+) -> list[dict[str, Any]]:
     """Every layer, face, precision and algorithm, with torch's time and the floor of the GPU beside it."""
     rows = []
-    jobs = [(layer, batch, p) for layer, batch in (LAYERS[::4] if quick else LAYERS) for p in PRECISIONS]
+    jobs = [(layer, batch, p) for layer, batch in (layers[::4] if quick else layers) for p in PRECISIONS]
     for layer, batch, precision in tqdm(jobs, desc="layers", unit="layer"):
         shapes = layer.shapes(batch)
         flop = 2 * layer.multiply_adds(batch)
@@ -395,13 +398,14 @@ def run_bandwidth(
 
 def step_of(gpu: Gpu, lib: Any, network: Any, job: networks.Job, amp: bool) -> Callable[[], Any]:
     """A step of SGD on a batch on the GPU; returns the loss, which stays there."""
-    images, labels = (lib.from_numpy(a).to("cuda" if lib is tinyconv else gpu.torch_device) for a in job.batch())
-    network = network.to("cuda" if lib is tinyconv else gpu.torch_device)
+    place = "cuda" if lib is tinyconv else gpu.torch_device
+    images, labels = (lib.from_numpy(a).to(place) for a in job.batch())
+    network = network.to(place)
     optimiser = lib.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
-    scaler = lib.amp.GradScaler("cuda", enabled=amp)
+    scaler = lib.amp.GradScaler(place, enabled=amp)
 
     def step() -> Any:
-        with lib.amp.autocast("cuda", enabled=amp):
+        with lib.amp.autocast(place, dtype=lib.float16, enabled=amp):
             loss = lib.nn.CrossEntropyLoss()(network(images), labels)
         optimiser.zero_grad()
         scaler.scale(loss).backward()

@@ -39,6 +39,7 @@ import numpy as np
 
 from gpu_on_cpu import CUDA, Device, MemoryPool, State, block_of, note, real, state
 from tinyconv import cuda_on_cpu
+from tinyconv.kernels.precision import rounded
 
 NUMBERS = (bool, int, float, complex, np.generic)
 #: Functions that look at values to know a size, and so wait for the device.
@@ -473,12 +474,38 @@ class RawModule:
 
 
 # --------------------------------------------------------------------------------------------------
+# cuBLAS and the precision of its products
+
+_linalg = real._core._routines_linalg
+_compute_types: dict[Any, int] = {}
+_products = types.SimpleNamespace(
+    COMPUTE_TYPE_TF32=_linalg.COMPUTE_TYPE_TF32,
+    COMPUTE_TYPE_BF16=_linalg.COMPUTE_TYPE_BF16,
+    get_compute_type=lambda dtype: _compute_types.get(np.dtype(dtype), _linalg.COMPUTE_TYPE_TBD),
+    set_compute_type=lambda dtype, kind: _compute_types.update({np.dtype(dtype): kind}),
+)
+
+
+_product = _function("matmul", real.matmul, np.matmul)
+
+
+def matmul(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+    """cupy.matmul, which rounds float32 numbers as far as it was told to."""
+    kind = _products.get_compute_type(np.float32)
+    name = {_products.COMPUTE_TYPE_TF32: "tf32", _products.COMPUTE_TYPE_BF16: "bf16"}.get(kind)
+    if name and a.dtype == np.float32:
+        a, b = (wrap(rounded(unwrap(x), name)) for x in (a, b))
+    return _product(a, b, *args, **kwargs)
+
+
+# --------------------------------------------------------------------------------------------------
 # The module
 
 _OWN: dict[str, Any] = dict(
     ndarray=ndarray, array=array, asarray=asarray, ascontiguousarray=ascontiguousarray, asnumpy=asnumpy, empty=empty,
     empty_like=empty_like, from_dlpack=from_dlpack, RawKernel=RawKernel, RawModule=RawModule,
-    get_default_memory_pool=MemoryPool, cuda=types.SimpleNamespace(**CUDA),
+    get_default_memory_pool=MemoryPool, cuda=types.SimpleNamespace(**CUDA), matmul=matmul,
+    _core=types.SimpleNamespace(_routines_linalg=_products),
 )  # fmt: skip
 
 

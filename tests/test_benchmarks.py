@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Generator
+import sys
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ pytest.importorskip("threadpoolctl")
 pytest.importorskip("matplotlib")
 
 import tinyconv
-from benchmarks import figures, layers, networks, peers, report, steps, timing, training
+from benchmarks import device, figures, layers, networks, peers, report, steps, timing, training
 from benchmarks.shapes import INCEPTION, NETWORKS, Layer, distinct, inception
-from tinyconv import recipes
+from compare import RUNGS
+from tinyconv import kernels, recipes
 from tinyconv.data import Subset
 from tinyconv.models import UNet
 
@@ -170,6 +172,74 @@ def test_pool_gives_other_aligned_numbers_each_time() -> None:
     assert not np.intersect1d(first[0], second[0]).size and not np.intersect1d(*first).size
     (large,) = pool.take((1 << 19,))  # more than it held
     assert large.shape == (1 << 19,) and large.std() == pytest.approx(1, abs=0.01)
+
+
+# --------------------------------------------------------------------------------------------------
+# On a GPU, by its stand-in
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Generator[device.Gpu, None, None]:
+    """Both sides on this CPU; each call takes a second."""
+    cupy_on_cpu = pytest.importorskip("cupy_on_cpu", exc_type=ImportError)
+    if "cuda" not in RUNGS:
+        pytest.skip("no C++ compiler is here, which the emulator needs")
+
+    def seconds(run: Callable[[], Any], calls: int) -> float:
+        for _ in range(calls):
+            run()
+        return 1.0
+
+    with cupy_on_cpu.installed(checked=False):
+        yield device.Gpu("none", cupy_on_cpu.module, lambda a: torch.tensor(a.get()), seconds, "cpu")
+
+
+def test_the_benchmark_of_a_gpu_runs_and_reports(gpu: device.Gpu, tmp_path: Path) -> None:
+    pool = device.Pool(gpu, 8)
+    tops = device.ceilings(gpu, pool, 64)
+    assert tops["copy"] == pool.numbers.nbytes // 4 * 2 and tops["ieee"] == tops["bf16"] == 2 * 64**3
+    layers = [
+        (Layer(64, 64, 6, 3), 2),
+        (Layer(3, 3, 5, 3, groups=3), 2),
+        (Layer(16, 4, 3, 2, 2, 0, transposed=True), 1),
+    ]
+    rows = [row for layer in layers for row in device.run_layers(gpu, pool, True, tops, [layer])]
+    assert len(rows) == 3 * 3 * len(device.PRECISIONS)
+    sides = {(row["layer"], row["precision"], row["face"]): set(row["seconds"]) for row in rows}
+    first = str(layers[0][0])
+    others = {"winograd2", "winograd4", "columns", "tiled", "direct"}
+    assert sides[first, "ieee", "forward"] == {"auto", "torch", *others}
+    assert sides[first, "bf16", "weight"] == {"auto", "torch"}
+    assert sides[str(layers[1][0]), "ieee", "input"] == {"auto", "torch", "depthwise", "columns", "tiled", "direct"}
+    bandwidth = device.run_bandwidth(gpu, pool, True, tops, channels=2)
+    steps = device.run_steps(gpu, True, {"LeNet": (2, 1, 28, 28)})
+    assert [row["precision"] for row in steps] == ["ieee", "tf32", "float16"]
+    found = {"gpu": gpu.name, "ceilings": tops, "layers": rows, "bandwidth": bandwidth, "steps": steps}
+    section = json.loads(json.dumps({"cuda": {"quick": True, "found": found}}))
+    said = report.text(section)
+    for words in ("cuda: none", "tf32", first, "us by algorithm", "adam", "LeNet 2x1x28x28, float16"):
+        assert words in said
+    assert figures.draw(section, tmp_path) == [tmp_path / "cuda.png"]
+
+
+def test_a_wrong_kernel_is_not_timed(gpu: device.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, conv = device.Pool(gpu, 1), kernels.conv
+    monkeypatch.setattr(kernels, "conv", lambda *args: conv(*args) * 1.01)
+    with pytest.raises(AssertionError, match="forward, auto, ieee: differs from torch by 0.01 of the norm"):
+        device.algorithm_side(gpu, pool, Layer(3, 4, 5, 3), "forward", 1, "auto", "ieee")
+    with pytest.raises(AssertionError, match="relu: differs"):
+        device.check_operator(gpu, pool, "relu", lambda: pool.take((9,)), lambda: gpu.share(pool.take((9,))).relu())
+    with pytest.raises(AssertionError, match="the losses of the two sides differ"):
+        device.check_losses("LeNet", "ieee", {"tinyconv": [1.0, 1.0], "torch": [1.0, 1.1]})
+
+
+def test_without_a_gpu_the_benchmark_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="torch finds no GPU. Install its CUDA build"):
+        device.nvidia()
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(SystemExit, match="CuPy is missing: pip install 'tinyconv.gpu.'"):
+        device.nvidia()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -17,11 +17,10 @@ def matmul(a: Array, b: Array) -> Array:
     xp = array_module(a, b)
     if xp is np:
         return np.matmul(rounded(a, asked), rounded(b, asked))
-    from cupy import _core
-
-    before = _core.get_compute_type(a.dtype)
-    _core.set_compute_type(a.dtype, _core.COMPUTE_TYPE_TF32 if asked == "tf32" else _core.COMPUTE_TYPE_BF16)
+    core = xp._core._routines_linalg  # CuPy has no public name for it but the environment variable CUPY_TF32
+    before = core.get_compute_type(a.dtype)
+    core.set_compute_type(a.dtype, core.COMPUTE_TYPE_TF32 if asked == "tf32" else core.COMPUTE_TYPE_BF16)
     try:
         return xp.matmul(a, b)
     finally:
-        _core.set_compute_type(a.dtype, before)
+        core.set_compute_type(a.dtype, before)
