@@ -240,6 +240,11 @@ class ndarray:
         found = self.host.astype(dtype, order=order, copy=copy)
         return self if found is self.host else wrap(found)
 
+    def argsort(self, axis: int | None = -1, kind: Any = None) -> ndarray:
+        if kind not in (None, "stable"):
+            raise ValueError("kind can only be None or 'stable'")
+        return wrap(self.host.argsort(axis=axis, kind="stable"))
+
     def view(self, dtype: Any = None, type: Any = None) -> ndarray:  # noqa: A002
         return wrap(self.host.view() if dtype is None else self.host.view(dtype))
 
@@ -305,7 +310,7 @@ def _method(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    "all any argmax argmin argsort clip copy cumsum diagonal dot flatten max mean min nonzero prod ravel repeat "
+    "all any argmax argmin clip copy cumsum diagonal dot flatten max mean min nonzero prod ravel repeat "
     "reshape round searchsorted squeeze std sum swapaxes take transpose var".split()
 ):
     setattr(ndarray, _name, _method(_name))
@@ -436,6 +441,11 @@ def empty_like(a: Any, dtype: Any = None, order: str = "K", subok: Any = None, s
     return wrap(_garbage(np.empty_like(a.host, dtype, order, shape=shape)))
 
 
+def argsort(a: ndarray, axis: int | None = -1, kind: Any = None) -> ndarray:
+    """Stable."""
+    return a.argsort(axis, kind)
+
+
 def from_dlpack(array: Any) -> ndarray:
     """The same memory."""
     return wrap(array.host if isinstance(array, ndarray) else np.from_dlpack(array))
@@ -504,7 +514,7 @@ def matmul(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
 _OWN: dict[str, Any] = dict(
     ndarray=ndarray, array=array, asarray=asarray, ascontiguousarray=ascontiguousarray, asnumpy=asnumpy, empty=empty,
     empty_like=empty_like, from_dlpack=from_dlpack, RawKernel=RawKernel, RawModule=RawModule,
-    get_default_memory_pool=MemoryPool, cuda=types.SimpleNamespace(**CUDA), matmul=matmul,
+    get_default_memory_pool=MemoryPool, cuda=types.SimpleNamespace(**CUDA), argsort=argsort, matmul=matmul,
     _core=types.SimpleNamespace(_routines_linalg=_products),
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from tinyconv import Tensor, amp, io, models, nn
 from tinyconv import functional as F
 from tinyconv.autograd.gpu import settle
 from tinyconv.data import DataLoader, TensorDataset
+from tinyconv.kernels.scatter import lasts_at, sums_at
 from tinyconv.nn import init
 from tinyconv.nn.checkpoint import checkpoint
 from tinyconv.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -248,6 +249,24 @@ def test_the_training_loop(tmp_path: Path) -> None:
     last = resumed.fit(3)[-1]["loss"]
     theirs.load_state_dict(io.load(tmp_path / "checkpoint.safetensors"))
     assert theirs.fit(3)[-1]["loss"] == pytest.approx(last, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float32", "float64"])
+@pytest.mark.parametrize("n", [0, 1, 2, 37, 200])
+def test_values_brought_to_places(dtype: str, n: int) -> None:
+    """Sums and last values by index, as NumPy's one after the other; a NaN stays in its place."""
+    rng = np.random.default_rng(n)
+    at, values = rng.integers(0, 9, n), rng.integers(0, 3, n).astype(dtype)
+    if dtype == "float64" and n:
+        values[0] = np.nan
+    sums, lasts = np.zeros(9, dtype), np.zeros(9, dtype)
+    np.add.at(sums, at, values)
+    lasts[at] = values
+    there = XP.asarray(at), XP.asarray(values)
+    with watched():
+        found = sums_at(*there, 9), lasts_at(*there, 9)
+    np.testing.assert_array_equal(found[0].get(), sums, strict=True)
+    np.testing.assert_array_equal(found[1].get(), lasts, strict=True)
 
 
 def test_mixed_precision() -> None:

@@ -25,7 +25,7 @@ def sums_at(at: Array, values: Array, size: int) -> Array:
     at, y = at[order], values[order]
     step = 1
     while step < len(y):
-        y[step:] += xp.where(at[step:] == at[:-step], y[:-step], 0)  # the right side is an array of its own
+        y[step:] += xp.where(at[step:] == at[:-step], y[:-step], y.dtype.type(0))  # the right side is a new array
         step *= 2
     return _lasts(at, y, size)
 
