@@ -31,8 +31,10 @@ SHARED = 48 << 10  # bytes a block
 #: What a file leaves open, each way in which it is compiled, by dtype.
 CONSTANTS = {
     "tiled.cu": lambda dtype: [
-        *((*tile.constants, ("FEW", 0)) for tile in tiled.TILES[dtype]),
-        (*tiled.FEW_TILES[dtype].constants, ("FEW", 1)),
+        (*tile.constants, ("FEW", int(kind == "few")))
+        for tile, kinds in tiled.TILES[dtype].items()
+        for kind in kinds
+        if kind != "weight"
     ],
     "tiled_weight.cu": lambda dtype: [tile.constants for tile in tiled.TILES[dtype]],
     "depthwise.cu": lambda dtype: [(("SIZE", size), ("STRIDE", stride)) for size, stride in ((3, 1), (3, 2), (0, 0))],

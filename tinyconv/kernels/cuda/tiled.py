@@ -33,25 +33,25 @@ class Tile(NamedTuple):
 
 
 #: From the largest, which reads least, to those that keep more multiprocessors busy where there are few rows or
-#: columns; and how many instructions the machine code of the main loop has for each multiplication. A thread has no
-#: registers for 8 x 8 doubles.
-TILES = {
+#: columns. For each product that a tile is made for: how many instructions the machine code of its main loop has for
+#: each multiplication. "gather" is outputs and the gradient of the input; "few" outputs of few channels, where a slice
+#: goes over all taps of all channels; "weight" the gradient of the weights. No thread has registers for 8 x 8 doubles.
+TILES: dict[np.dtype[Any], dict[Tile, dict[str, float]]] = {
     np.dtype(np.float32): {
-        Tile(128, 128, 2): 1.16,
-        Tile(64, 128, 2): 1.20,
-        Tile(64, 64, 1): 1.24,
-        Tile(32, 128, 1): 1.31,
+        Tile(128, 128, 2): {"gather": 1.16, "weight": 1.24},
+        Tile(64, 128, 2): {"gather": 1.20, "few": 1.42, "weight": 1.31},
+        Tile(64, 64, 1): {"gather": 1.24, "weight": 1.45},
+        Tile(32, 128, 1): {"gather": 1.31, "weight": 1.59},
     },
-    np.dtype(np.float64): {Tile(64, 64, 1): 1.36},
+    np.dtype(np.float64): {Tile(64, 64, 1): {"gather": 1.36, "few": 1.64, "weight": 1.56}},
 }
 
-#: For outputs of few channels, where a slice goes over all taps of all channels: the tile, what few are, and how many
-#: depths there may be.
-FEW_TILES = {np.dtype(np.float32): Tile(64, 128, 2), np.dtype(np.float64): Tile(64, 64, 1)}
+# Channels that are few, and how many depths all their taps may have: see MOST_FEW in tiled.cu.
 _FEW, _MOST_DEPTHS = 4, 512
 
-# What a plan is weighed by. The unit is the time that a multiprocessor takes for a slice of 128 x 128 results.
-_MULTIPROCESSORS = 132  # of an H200; the same number everywhere, so that sums have the same bits on every GPU
+# What a plan is weighed by: by the data sheet of an H200, not by a measurement. The unit is the time that a
+# multiprocessor takes for a slice of 128 x 128 results.
+_MULTIPROCESSORS = 132  # the same number everywhere, so that sums have the same bits on every GPU
 _START = 6.0  # slices: reading the first, writing the result
 _PART = 3.6e-6  # writing and reading one result of a part: 8 bytes at 4 TB/s, against 0.55 us a slice
 _LEAST_SLICES = 8  # of a part
@@ -66,20 +66,18 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def plan(
-    rows: int, columns: int, slices: int, times: int, results: int, dtype: np.dtype[Any], few: bool = False
-) -> Plan:
+def plan(kind: str, rows: int, columns: int, slices: int, times: int, results: int, dtype: np.dtype[Any]) -> Plan:
     """The tile and the number of parts for which the busiest multiprocessor has least to do, by counting.
 
-    There are ``times`` matrices of rows x columns results (groups, phases), sums of ``slices`` slices, and together
-    ``results`` numbers, of which each part writes all.
+    kind: of the product, see ``TILES``. There are ``times`` matrices of rows x columns results (groups, phases), sums
+    of ``slices`` slices, and together ``results`` numbers, of which each part writes all.
     """
     best, least = Plan(next(iter(TILES[dtype])), 1), inf
     for tile, instructions in TILES[dtype].items():
-        if few and tile != FEW_TILES[dtype]:
+        if kind not in instructions:
             continue
         blocks = times * -(-rows // tile.rows) * -(-columns // tile.columns)
-        each = tile.rows * tile.columns * instructions / 128**2
+        each = tile.rows * tile.columns * instructions[kind] / 128**2
         most = min(slices // _LEAST_SLICES, _PARTS_BYTES // max(1, results * dtype.itemsize))
         for splits in range(1, max(1, min(most, -(-8 * _MULTIPROCESSORS // max(1, blocks)))) + 1):
             busiest = -(-blocks * splits // _MULTIPROCESSORS) * (-(-slices // splits) + _START) * each
@@ -117,7 +115,8 @@ def _gather(x: Array, w: Array, g: Geometry, groups: int, back: bool) -> Array:
     if few:
         w, taps, depths = w.reshape(w.shape[0], channels * taps, 1), 1, channels * taps
     slices = -(-depths // DEPTH)
-    tile, splits = plan(rows, batch * made, -(-taps // phases) * slices, groups * phases, y.size, x.dtype, few)
+    kind = "few" if few else "gather"
+    tile, splits = plan(kind, rows, batch * made, -(-taps // phases) * slices, groups * phases, y.size, x.dtype)
     row_tiles, column_tiles = -(-rows // tile.rows), -(-batch * made // tile.columns)
     packed = pack(w, groups, back, slices * DEPTH, row_tiles * tile.rows)
     parts = y if splits == 1 else xp.empty((splits, *y.shape), y.dtype)
@@ -155,7 +154,7 @@ def conv_weight(x: Array, gy: Array, g: Geometry, groups: int) -> Array:
     taps, padded = prod(g.kernel), -(-channels // 4) * 4  # four neighbours have one tap
     columns = taps * padded
     results = groups * rows * columns
-    tile, splits = plan(rows, columns, -(-batch * prod(g.output) // DEPTH), groups, results, x.dtype)
+    tile, splits = plan("weight", rows, columns, -(-batch * prod(g.output) // DEPTH), groups, results, x.dtype)
     row_tiles, column_tiles = -(-rows // tile.rows), -(-columns // tile.columns)
     parts = xp.empty((splits, groups * rows, taps, padded), x.dtype)
     args = (x, gy, parts, batch, channels, rows, groups, column_tiles, splits, window(g))
