@@ -117,6 +117,37 @@ __device__ Division minus(Division a, Division b, int divisor) {
 
 __device__ bool reads(Division o, Axis a) { return o.rest == 0 && unsigned(o.quotient) < a.output; }
 
+// The gradient of the input of 3 x 3 windows with stride 2. A thread makes the four pixels i = 2 m + e - padding: with
+// e = 0 they are read by tap 0 of output m and tap 2 of output m - 1, with e = 1 by tap 1 of output m.
+__device__ void conv_input_by_twos(const REAL* gy, const REAL* w, REAL* gx, int N, int C, int times, int c,
+                                   long long begin, long long share, Window g) {
+    int H = (g.h.size - 1 + g.h.padding) / 2 + 1, W = (g.w.size - 1 + g.w.padding) / 2 + 1;
+    long long q = begin + threadIdx.x, end = min(begin + share, (long long)N * H * W);
+    for (Walk m(1, H, W, q); q < end; q += THREADS, m.next()) {
+        REAL acc[2][2] = {};
+        for (int j = 0; j < times; ++j) {
+            const REAL* given = gy + (((long long)m.image * C + c) * times + j) * outputs(g);
+            const REAL* weights = w + (c * times + j) * 9LL;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                int a = k / 2, b = k % 2, h = m.at.h - a, o = m.at.w - b;
+                if (unsigned(h) >= g.h.output || unsigned(o) >= g.w.output) continue;
+                REAL value = given[h * g.w.output + o];
+                acc[0][0] += value * weights[6 * a + 2 * b];
+                if (!b) acc[0][1] += value * weights[6 * a + 1];
+                if (!a) acc[1][0] += value * weights[3 + 2 * b];
+                if (!a && !b) acc[1][1] += value * weights[4];
+            }
+        }
+        REAL* made = gx + ((long long)m.image * C + c) * pixels(g);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            int h = 2 * m.at.h + k / 2 - g.h.padding, i = 2 * m.at.w + k % 2 - g.w.padding;
+            if (unsigned(h) < g.h.size && unsigned(i) < g.w.size) made[h * g.w.size + i] = acc[k / 2][k % 2];
+        }
+    }
+}
+
 // gx[n, c, i] = sum over j, k and the o whose tap k reads i of gy[n, c * times + j, o] w[c * times + j, k].
 extern "C" __global__ void __launch_bounds__(THREADS, 8) conv_input(const REAL* __restrict__ gy,
                                                                 const REAL* __restrict__ w, REAL* __restrict__ gx,
@@ -125,6 +156,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) conv_input(const REAL* 
     Window g = known(window);
     int c = blockIdx.x / shares;
     long long begin = blockIdx.x % shares * share, end = min(begin + share, N * pixels(g));
+    if (STRIDE == 2) {
+        conv_input_by_twos(gy, w, gx, N, C, times, c, begin, share, g);
+        return;
+    }
     Division step_d = divide(g.d.dilation, g.d.stride), step_h = divide(g.h.dilation, g.h.stride),
              step_w = divide(g.w.dilation, g.w.stride);
     long long q = begin + threadIdx.x;
@@ -154,8 +189,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) conv_input(const REAL* 
     }
 }
 
-// A share of the weight gradient: parts[s, co, k] = sum over the outputs (n, o) of share s of x[n, co / times, pixel(o,
-// k)] gy[n, co, o]. Each thread sums up its outputs; then half of the threads add the sums of the other half, and so
+// A share of the weight gradient: parts[s, co, k] = sum over (n, o) of x[n, co / times, pixel(o, k)] gy[n, co, o], of the
+// outputs that share s has. Each thread sums up its own; then half of the threads add the sums of the other half, and so
 // on: the order is always the same. Blocks: shares, taps where not all are taken at once, channels.
 extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_parts(const REAL* __restrict__ x,
                                                                   const REAL* __restrict__ gy,

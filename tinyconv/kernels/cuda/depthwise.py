@@ -54,7 +54,10 @@ def conv_input(gy: Array, w: Array, g: Geometry, groups: int) -> Array:
         return _conv(gy, w, phase.geometry(g.output), groups, back=True)
     gy, w = contiguous(gy), contiguous(w)
     gx = array_module(gy).empty((gy.shape[0], groups, *g.size), gy.dtype)
-    shares, share = _shares(groups, gy.shape[0] * prod(g.size))
+    made = prod(g.size)
+    if dict(constants(g))["STRIDE"] == 2:  # a thread makes two by two
+        made = prod((n - 1 + before) // 2 + 1 for n, (before, _) in zip(g.size, g.padding))
+    shares, share = _shares(groups, gy.shape[0] * made)
     args = (gy, w, gx, gy.shape[0], groups, w.shape[0] // groups, shares, share, window(g))
     launch("depthwise.cu", "conv_input", groups * shares, args, constants=constants(g))
     return gx
