@@ -189,9 +189,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) conv_input(const REAL* 
     }
 }
 
-// A share of the weight gradient: parts[s, co, k] = sum over (n, o) of x[n, co / times, pixel(o, k)] gy[n, co, o], of the
-// outputs that share s has. Each thread sums up its own; then half of the threads add the sums of the other half, and so
-// on: the order is always the same. Blocks: shares, taps where not all are taken at once, channels.
+// A share of the weight gradient: parts[s, co, k] = sum over (n, o) of x[n, co / times, pixel(o, k)] gy[n, co, o], of
+// the outputs that share s has. Each thread sums up its own; then half of the threads add the sums of the other half,
+// and so on: the order is always the same. Blocks: shares, taps where not all are taken at once, channels.
 extern "C" __global__ void __launch_bounds__(THREADS, 8) weight_parts(const REAL* __restrict__ x,
                                                                   const REAL* __restrict__ gy,
                                                                   REAL* __restrict__ parts, int N, int C, int times,
