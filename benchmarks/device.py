@@ -281,49 +281,45 @@ def torch_side(gpu: Gpu, pool: Pool, layer: Layer, face: str, batch: int, precis
 # What only moves memory
 
 
-def bandwidth_sides(gpu: Gpu, pool: Pool, n: int) -> dict[str, tuple[int, Run, Run]]:
-    """Name -> (bytes that must be moved, ours, torch's) for images (64, n, 56, 56)."""
-    F = torch.nn.functional
-    shape = (64, n, 56, 56)
-    x, g, half = (partial(pool.take, s) for s in (shape, shape, (64, n, 28, 28)))
-    share, xp = gpu.share, gpu.xp
-    size = 4 * prod(shape)
-    pooling = window_geometry("benchmarks", (56, 56), (2, 2), 2)
-    maps = window_maps(pooling)
-    four = xp.full((28, 28), 4, np.float32)
+#: Name -> (bytes that must be moved, ours, torch's).
+Sides = dict[str, tuple[int, Run, Run]]
+
+
+def activations_and_pools(gpu: Gpu, pool: Pool, shape: tuple[int, ...]) -> Sides:
+    """For images of ``shape`` (N, C, H, W), windows of 2 x 2."""
+    F, aten, share = torch.nn.functional, torch.ops.aten, gpu.share
+    size, (h, w) = 4 * prod(shape), shape[2:]
+    pooling = window_geometry("benchmarks", (h, w), (2, 2), 2)
+    maps, four = window_maps(pooling), gpu.xp.full(pooling.output, 4, np.float32)
+    x, half = partial(pool.take, shape), partial(pool.take, (*shape[:2], *pooling.output))
     _, indices = kernels.max_pool(x(), pooling)
-    weight, norm = xp.ones((1, n, 1, 1), np.float32), ((0, 2, 3), 1e-5)
-    _, mean, var = kernels.normalise(x(), weight, weight, *norm)
-    t_weight, t_indices = share(weight).reshape(-1), share(indices)
-    t_mean, t_rstd = (share(a.astype(np.float32)).reshape(-1) for a in (mean, 1 / xp.sqrt(var + 1e-5)))
-    state = [xp.zeros(shape, np.float32) for _ in range(3)]
-    t_state = [[torch.zeros(shape, device=gpu.torch_device)] for _ in range(3)]
-    steps = [torch.ones((), device=gpu.torch_device)]
-    adam = dict(amsgrad=False, beta1=0.9, beta2=0.999, lr=1e-3, weight_decay=0.0, eps=1e-8, maximize=False)
-    target, valid = xp.zeros((64, 56 * 56), np.int64), xp.ones((64, 56 * 56), bool)
-    factor = valid.astype(np.float32)
-    t_target = share(target).reshape(64, 56, 56)
-    scores = (64, n, 56 * 56)
+    t_indices, twos, zeros = share(indices), [2, 2], [0, 0]
 
-    def our_adam() -> Any:
-        kernels.adam_step(state[0], g(), state[1], state[2], None, 1, 1e-3, 0.9, 0.999, 1e-8, 0, False, False)
-        return state[0]
+    def torchs_avg_gradient() -> torch.Tensor:
+        return aten.avg_pool2d_backward(share(half()), share(x()), twos, twos, zeros, False, True, None)
 
-    def torchs_adam() -> torch.Tensor:
-        torch._fused_adam_(t_state[0], [share(g())], t_state[1], t_state[2], [], steps, **adam)
-        return t_state[0][0]
+    def torchs_max_gradient() -> torch.Tensor:
+        return aten.max_pool2d_with_indices_backward(
+            share(half()), share(x()), twos, twos, zeros, [1, 1], False, t_indices
+        )
 
+    relu = (2 * size, lambda: kernels.relu(x()), lambda: F.relu(share(x())))
     return {
-        "relu": (2 * size, lambda: kernels.relu(x()), lambda: F.relu(share(x()))),
+        "relu": relu,
         "relu, gradient": (
             3 * size,
-            lambda: kernels.relu_grad(g(), x()),
-            lambda: torch.ops.aten.threshold_backward(share(g()), share(x()), 0),
+            lambda: kernels.relu_grad(x(), x()),
+            lambda: aten.threshold_backward(share(x()), share(x()), 0),
         ),
         "max_pool 2x2": (
             size + 3 * size // 4,
             lambda: kernels.max_pool(x(), pooling),
             lambda: F.max_pool2d(share(x()), 2, return_indices=True),
+        ),
+        "max_pool 2x2, gradient": (
+            size + 3 * size // 4,
+            lambda: kernels.scatter_windows(half(), indices, pooling.size, maps),
+            torchs_max_gradient,
         ),
         "avg_pool 2x2": (
             size + size // 4,
@@ -333,17 +329,40 @@ def bandwidth_sides(gpu: Gpu, pool: Pool, n: int) -> dict[str, tuple[int, Run, R
         "avg_pool 2x2, gradient": (
             size + size // 4,
             lambda: kernels.avg_pool_input(half(), pooling, four),
-            lambda: torch.ops.aten.avg_pool2d_backward(
-                share(half()), share(x()), [2, 2], [2, 2], [0, 0], False, True, None
-            ),
+            torchs_avg_gradient,
         ),
-        "max_pool 2x2, gradient": (
-            size + 3 * size // 4,
-            lambda: kernels.scatter_windows(half(), indices, pooling.size, maps),
-            lambda: torch.ops.aten.max_pool2d_with_indices_backward(
-                share(half()), share(x()), [2, 2], [2, 2], [0, 0], [1, 1], False, t_indices
-            ),
-        ),
+    }
+
+
+def norms_losses_and_steps(gpu: Gpu, pool: Pool, shape: tuple[int, ...]) -> Sides:
+    """For images of ``shape`` (N, C, H, W)."""
+    share, xp, size = gpu.share, gpu.xp, 4 * prod(shape)
+    n, c, h, w = shape
+    x = partial(pool.take, shape)
+    weight, norm = xp.ones((1, c, 1, 1), np.float32), ((0, 2, 3), 1e-5)
+    _, mean, var = kernels.normalise(x(), weight, weight, *norm)
+    t_weight = share(weight).reshape(-1)
+    t_mean, t_rstd = (share(a.astype(np.float32)).reshape(-1) for a in (mean, 1 / xp.sqrt(var + 1e-5)))
+    target, valid = xp.zeros((n, h * w), np.int64), xp.ones((n, h * w), bool)
+    factor, t_target = valid.astype(np.float32), share(target).reshape(n, h, w)
+    state = [xp.zeros(shape, np.float32) for _ in range(3)]
+    t_state = [[torch.zeros(shape, device=gpu.torch_device)] for _ in range(3)]
+    steps = [torch.ones((), device=gpu.torch_device)]
+
+    def torchs_norm_gradient() -> Any:
+        given = share(x()), share(x()), t_weight, None, None, t_mean, t_rstd
+        return torch.ops.aten.native_batch_norm_backward(*given, True, 1e-5, [True, True, True])
+
+    def our_adam() -> Any:
+        kernels.adam_step(state[0], x(), state[1], state[2], None, 1, 1e-3, 0.9, 0.999, 1e-8, 0, False, False)
+        return state[0]
+
+    def torchs_adam() -> torch.Tensor:
+        options = dict(amsgrad=False, beta1=0.9, beta2=0.999, lr=1e-3, weight_decay=0.0, eps=1e-8, maximize=False)
+        torch._fused_adam_(t_state[0], [share(x())], t_state[1], t_state[2], [], steps, **options)
+        return t_state[0][0]
+
+    return {
         "batch norm": (
             3 * size,
             lambda: kernels.normalise(x(), weight, weight, *norm),
@@ -351,15 +370,13 @@ def bandwidth_sides(gpu: Gpu, pool: Pool, n: int) -> dict[str, tuple[int, Run, R
         ),
         "batch norm, gradient": (
             5 * size,
-            lambda: kernels.normalise_grad(g(), x(), weight, mean, var, *norm),
-            lambda: torch.ops.aten.native_batch_norm_backward(
-                share(g()), share(x()), t_weight, None, None, t_mean, t_rstd, True, 1e-5, [True, True, True]
-            ),
+            lambda: kernels.normalise_grad(x(), x(), weight, mean, var, *norm),
+            torchs_norm_gradient,
         ),
         "cross entropy": (
             size,
-            lambda: kernels.cross_entropy(pool.take(scores), target, factor, valid),
-            lambda: F.cross_entropy(share(x()), t_target, reduction="none"),
+            lambda: kernels.cross_entropy(pool.take((n, c, h * w)), target, factor, valid),
+            lambda: torch.nn.functional.cross_entropy(share(x()), t_target, reduction="none"),
         ),
         "adam": (7 * size, our_adam, torchs_adam),
     }
@@ -379,12 +396,12 @@ def check_operator(gpu: Gpu, pool: Pool, name: str, ours: Run, theirs: Run) -> N
 
 
 def run_bandwidth(
-    gpu: Gpu, pool: Pool, quick: bool, bounds: dict[str, float], channels: int = 64
+    gpu: Gpu, pool: Pool, quick: bool, bounds: dict[str, float], shape: tuple[int, ...] = (64, 64, 56, 56)
 ) -> list[dict[str, Any]]:
     """Each operator's bytes a second as a share of the copy's."""
     rows = []
-    sides = bandwidth_sides(gpu, pool, channels)
     with kernels.use_kernels("cuda"), torch.no_grad():
+        sides = activations_and_pools(gpu, pool, shape) | norms_losses_and_steps(gpu, pool, shape)
         for name, (moved, ours, theirs) in tqdm(sides.items(), desc="bandwidth", unit="operator"):
             check_operator(gpu, pool, name, ours, theirs)
             timed = interleaved(gpu, {"tinyconv": ours, "torch": theirs}, 3 if quick else 9)

@@ -100,6 +100,9 @@ def as_network(theirs: torch.nn.Module) -> Any:
         def eval(self) -> None:
             theirs.eval()
 
+        def parameters(self) -> tuple[()]:
+            return ()  # none of ours
+
         def __call__(self, x: Tensor) -> Tensor:
             with torch.no_grad():
                 return Tensor(theirs(torch.from_numpy(x.data)).numpy())

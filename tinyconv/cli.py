@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyconv import __version__, explain, io, kernels, recipes
+from tinyconv.amp import GradScaler
 from tinyconv.autograd.device import device
 from tinyconv.autograd.gpu import load_cupy
 from tinyconv.report import CLASS_COLOURS, write_report
@@ -53,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0, help="the same seed gives the same bits")
     train.add_argument("--workers", type=int, default=1, help="threads that prepare batches")
     train.add_argument("--device", default="cpu", help="cpu or cuda; a training may be resumed on the other one")
+    train.add_argument(
+        "--mixed-precision", action="store_true", help="products in float16, for the tensor cores of a GPU"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     train.set_defaults(run=_train)
 
@@ -93,7 +97,14 @@ def _train(options: argparse.Namespace) -> None:
         load_cupy("--device cuda")  # before the data are read
     folder.mkdir(parents=True, exist_ok=True)
     trainer, test = recipes.make_trainer(
-        plan, folder, epochs, options.seed, options.workers, (ProgressBar(epochs),), device=options.device
+        plan,
+        folder,
+        epochs,
+        options.seed,
+        options.workers,
+        (ProgressBar(epochs),),
+        device=options.device,
+        scaler=GradScaler(options.device) if options.mixed_precision else None,
     )
     assert trainer.checkpoint is not None
     if options.resume:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tinyconv import functional as F
 from tinyconv import nn
+from tinyconv.amp import GradScaler
 from tinyconv.autograd import Tensor, no_grad
 from tinyconv.data import DataLoader, Dataset
 from tinyconv.data.dataset import sample
@@ -72,8 +73,12 @@ def make_trainer(
     workers: int = 1,
     callbacks: tuple[Callback, ...] = (),
     device: str = "cpu",
+    scaler: GradScaler | None = None,
 ) -> tuple[Trainer, Any]:
-    """(trainer, test set) of a recipe, with its checkpoint in ``folder``. The same seed gives the same bits."""
+    """(trainer, test set) of a recipe, with its checkpoint in ``folder``. The same seed gives the same bits.
+
+    With a ``scaler`` the precision is mixed.
+    """
     task = plan.task
     training, validation, test = task.datasets()
     manual_seed(seed)
@@ -94,6 +99,7 @@ def make_trainer(
         summary=segmentation_summary if task.dense else accuracy_summary,
         callbacks=callbacks,
         device=device,
+        scaler=scaler,
         checkpoint=folder / "checkpoint.safetensors",
         config={"model": plan.model, "data": plan.data, "network": plan.options, "epochs": epochs, "seed": seed},
     )
