@@ -13,8 +13,9 @@ import pytest
 
 import nvrtc
 from compare import RUNGS
+from test_cpu import calls
 from tinyconv import kernels
-from tinyconv.cuda_on_cpu import kernels_of
+from tinyconv.cuda_on_cpu import RawKernel, kernels_of
 from tinyconv.geometry import window_geometry
 from tinyconv.kernels import cuda, im2col
 from tinyconv.kernels.cuda import launcher, normalisation, tiled
@@ -210,3 +211,28 @@ def test_norms_run_in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels.normalise_grad(y, x, w, mean, var, (0, 2), 1e-5)
     forward, backward = ["statistics", "join_statistics", "scale_shift"], ["gradient_parts", "join_gradients"]
     assert launched == [*forward, *backward, "gradient_input"]
+
+
+@emulated
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "tiled", "columns", "winograd2", "winograd4"])
+def test_every_launch_writes_all_of_its_results(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched = set()
+
+    class Complete(RawKernel):
+        def __call__(self, *args: Any, **options: Any) -> None:
+            super().__call__(*args, **options)
+            launched.add(self.name)
+            assert not self.unwritten, self.name
+
+    monkeypatch.setattr(launcher, "RawKernel", Complete)
+    launcher._kernel.cache_clear()
+    todo = calls(2)
+    names = todo if algorithm == "auto" else ("conv", "conv_input", "conv_weight")
+    try:
+        with kernels.use_kernels("cuda", conv=algorithm):
+            for name in names:
+                call, arguments = todo[name]
+                call(*arguments)
+    finally:
+        launcher._kernel.cache_clear()
+    assert len(launched) > (30 if algorithm == "auto" else 2)

@@ -257,6 +257,23 @@ def test_blocks_that_write_one_element_and_const_arrays() -> None:
         kernel("out[0] = x[0] + 1;", "const float* x, float* out")((1,), (1,), (out[:2], out[1:]))
 
 
+def test_what_no_thread_wrote_is_told() -> None:
+    body = "int i = threadIdx.x;\nif (i % 10 != 3) out[i] = x[i];\nif (i == 0) atomicAdd(count + 1, 1);"
+    copy = kernel(body, "const float* x, float* out, int* count")
+    x, out, count = np.ones(50, np.float32), np.full(50, 7, np.float32), np.zeros(3, np.int32)
+    copy((1,), (50,), (x, out, count))
+    assert copy.unwritten["out"].tolist() == np.flatnonzero(out == 7).tolist() == [3, 13, 23, 33, 43]
+    assert copy.unwritten["count"].tolist() == [0, 2] and "x" not in copy.unwritten
+    whole = kernel("out[threadIdx.x] = x[threadIdx.x];", "const float* x, float* out")
+    whole((1,), (50,), (out, out))  # in place
+    assert whole.unwritten == {}
+    whole((1,), (40,), (x, out))
+    assert whole.unwritten["out"].tolist() == list(range(40, 50))
+    unchecked = kernel("out[0] = 1;", checked=False)
+    unchecked((1,), (1,), (out,))
+    assert unchecked.unwritten == {}
+
+
 def test_barriers_and_warps_make_it_right() -> None:
     body = "__shared__ float t[64];\nt[threadIdx.x] = threadIdx.x;\n__syncthreads();\n"
     found = run(body + "out[threadIdx.x] = t[63 - threadIdx.x];")

@@ -42,6 +42,7 @@ class _Argument(ctypes.Structure):
         ("bytes", ctypes.c_size_t),
         ("item", ctypes.c_size_t),
         ("constant", ctypes.c_int),
+        ("written", ctypes.c_void_p),
     )
 
 
@@ -64,6 +65,9 @@ class RawKernel:
     struct as a NumPy array of one element, with the struct's members as fields.
     TypeError, ValueError: arguments that a GPU would misread; sizes of a launch that it would refuse. KernelError: what
     the kernel did wrong; the arrays then have what was written before. CompileError, NoCompiler.
+
+    ``unwritten``: after a checked launch, of each array that is not const the flat indices that no thread wrote; arrays
+    that were written everywhere are not named.
     """
 
     def __init__(self, code: str, name: str, options: Sequence[str] = (), checked: bool = True) -> None:
@@ -72,6 +76,7 @@ class RawKernel:
             raise ValueError(f"RawKernel: the source has no __global__ function {name}; it has {', '.join(known)}.")
         self.name, self.parameters, self.checked = name, known[name], checked
         self._known = known
+        self.unwritten: dict[str, NDArray[np.int64]] = {}
         self.code, self.options = code, tuple(options)
         self._library: Any = None
 
@@ -97,6 +102,7 @@ class RawKernel:
         arrays = [(p, arg) for p, arg in zip(self.parameters, args) if p.pointer]
         arena, places = _arena([array for _, array in arrays])
         written = {places[id(array)] for p, array in arrays if not p.constant}  # maybe also through a const pointer
+        reached = {p.name: np.zeros(a.size, bool) for p, a in arrays if self.checked and not p.constant}
         described = (_Argument * len(arrays))(
             *(
                 _Argument(
@@ -105,6 +111,7 @@ class RawKernel:
                     a.nbytes,
                     a.itemsize,
                     places[id(a)] not in written,
+                    reached[p.name].ctypes.data if p.name in reached else None,
                 )
                 for p, a in arrays
             )
@@ -125,6 +132,7 @@ class RawKernel:
             shared, size, ctypes.c_void_p(dynamic.ctypes.data + aligned), ctypes.c_size_t(shared_mem),
             int(self.checked), str(self._path).encode(), ctypes.byref(report),
         )  # fmt: skip
+        self.unwritten = {name: np.flatnonzero(~seen) for name, seen in reached.items() if not seen.all()}
         for parameter, array in arrays:
             if not parameter.constant:
                 begin = places[id(array)]

@@ -66,7 +66,7 @@ struct Fibre {
 struct Access {
     int writer = -1, write_epoch = -1, write_warp_epoch = -1, write_block = -1;
     int reader = -1, read_epoch = -1, read_warp_epoch = -1, read_block = -1;
-    bool set = false;  // shared memory: something was written in this block
+    bool set = false;  // something was written: in this launch, or to shared memory in this block
     bool coming = false;  // will be, by a copy
     long long written = 0;
 };
@@ -353,6 +353,7 @@ struct Argument {
     char* start;
     size_t bytes, item;
     int constant;
+    char* written;  // one byte an element, for Python: 1 where a thread wrote; none where nothing is watched
 };
 
 // What went wrong, for Python.
@@ -400,6 +401,13 @@ void cuda_on_cpu_launch(void (*kernel)(void**), void** arguments, const unsigned
                     for (Access& a : b.accesses) a.write_epoch = a.read_epoch = -1;
                 good = run_block();
             }
+    for (int i = 0; i < count; ++i)
+        if (arrays[i].written)
+            for (Buffer& b : buffers)  // of two arguments in the same memory the first has seen all
+                if (b.start == arrays[i].start) {
+                    for (size_t j = 0; j < b.accesses.size(); ++j) arrays[i].written[j] = b.accesses[j].set;
+                    break;
+                }
     report->message = message.c_str(), report->printed = printed.c_str();
     report->line = where_line, report->address = 0;
     if (!good) {
@@ -493,7 +501,10 @@ void cuda_on_cpu_atomic(void* address, size_t size) {
             return;
         }
     for (Buffer& b : buffers)
-        if (inside(b, at, size) && !b.constant) return;
+        if (inside(b, at, size) && !b.constant) {
+            b.accesses[(at - b.start) / b.item].set = true;
+            return;
+        }
     access(at, size, true, __builtin_return_address(0));
 }
 
