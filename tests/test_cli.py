@@ -56,6 +56,16 @@ def test_train_writes_a_report(small: Path, capsys: pytest.CaptureFixture[str]) 
     assert "held-out: 2 images" in shown.out and "epoch   2/2" in shown.err
 
 
+def test_mixed_precision_is_kept_in_the_checkpoint(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "--model", "unet", "--data", "brain"]
+    assert cli.main([*command, "--mixed-precision"]) == 0
+    state = io.load(small / "runs" / "unet-brain" / "checkpoint.safetensors")
+    assert 1 <= state["scaler"]["scale"] <= 2**16
+    assert cli.main([*command, "--out", "plain"]) == 0
+    assert cli.main([*command, "--out", "plain", "--mixed-precision", "--resume"]) == 1
+    assert "GradScaler.load_state_dict: the state is empty" in capsys.readouterr().err
+
+
 def test_a_resumed_training_ends_with_the_same_bits(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["train", "--model", "unet", "--data", "brain", "--out", "whole"]) == 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,4 +236,4 @@ def test_every_launch_writes_all_of_its_results(algorithm: str, monkeypatch: pyt
                 call(*arguments)
     finally:
         launcher._kernel.cache_clear()
-    assert len(launched) > (30 if algorithm == "auto" else 2)
+    assert len(launched) >= (30 if algorithm == "auto" else 2)
