@@ -13,7 +13,8 @@ The source is compiled by g++ or clang++. Every thread of a block is a fibre; bl
 accesses outside of an array, writes to a const one, shared memory that is read before it is written, races within a
 block and between blocks, barriers that some threads miss, copies and matrix products that nobody waits for, arguments
 of the wrong type; and says kernel, block, thread and line. ``kernel.unwritten`` tells what no thread wrote. What it
-cannot show is speed, and the layout of a tensor core's fragments.
+cannot show is speed, and the layout of a tensor core's fragments. What g++ lets it not see: a struct that a function
+returns straight into shared memory counts as not written; store its members.
 """
 
 from tinyconv.cuda_on_cpu.compiler import CompileError, NoCompiler
