@@ -208,7 +208,7 @@ def _takes(name: str, layer: Layer, face: str, batch: int) -> bool:
     with kernels.use_kernels(conv=name):
         dtype = np.dtype(np.float32)
         chosen = convolution.choose(faces[face], layer.geometry, batch, c_in, c_out, layer.groups, dtype)
-    return bool(chosen == name)
+    return bool(chosen.algorithm == name)
 
 
 def run_layers(

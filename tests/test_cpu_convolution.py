@@ -221,6 +221,8 @@ def test_wrong_choices_are_refused_with_the_legal_ones() -> None:
         kernels.use_kernels(conv="fft")
     with pytest.raises(ValueError, match="explain_choice: input and weight must be shapes"):
         kernels.explain_choice((3, 3), (3, 3))
+    with pytest.raises(ValueError, match="explain_choice: rung must be 'numba' or 'cuda', but is 'im2col'"):
+        kernels.explain_choice((1, 3, 5, 5), (3, 3, 3, 3), rung="im2col")
     with pytest.raises(ValueError, match="explain_choice: the window spans"):
         kernels.explain_choice((1, 3, 2, 2), (3, 3, 3, 3))
 

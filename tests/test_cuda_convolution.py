@@ -185,7 +185,7 @@ def test_nan_and_infinity_are_where_torch_has_them(
 def test_every_choice_is_an_algorithm_that_fits() -> None:
     def chosen(g: Geometry, layers: list[tuple[int, int, int]], face: str = "conv", batch: int = 4, **how: Any) -> Any:
         dtype = np.dtype(how.pop("dtype", np.float32))
-        return [convolution.choose(face, g, batch, *layer, dtype, **how) for layer in layers]
+        return [convolution.choose(face, g, batch, *layer, dtype, **how).algorithm for layer in layers]
 
     g = window_geometry("test", (56, 56), (3, 3), padding=1)
     layers = [(32, 64, 1), (32, 32, 32), (32, 64, 32), (1, 8, 1), (3, 64, 1), (64, 64, 16), (1, 64, 1)]
@@ -200,6 +200,18 @@ def test_every_choice_is_an_algorithm_that_fits() -> None:
     for name in ("direct", "columns", "winograd2", "exact", "depthwise"):
         with kernels.use_kernels(conv=name):
             assert chosen(g, large) == ["tiled" if name == "exact" else "winograd4" if name == "depthwise" else name]
+
+
+def test_the_choice_is_explained() -> None:
+    shapes = (16, 64, 56, 56), (64, 64, 1, 1)
+    said = str(kernels.explain_choice(*shapes, rung="cuda")).splitlines()
+    assert [line.split()[:2] for line in said] == [
+        ["conv", "columns"], ["conv_input", "columns"], ["conv_weight", "tiled"],
+    ]  # fmt: skip
+    assert said[2].endswith("4096 pairs of channels a group")
+    with kernels.use_kernels(precision="bf16"):
+        assert kernels.explain_choice(*shapes, rung="cuda")["conv"].algorithm == "bf16"
+        assert kernels.explain_choice(*shapes)["conv"].algorithm != "bf16"
 
 
 @pytest.mark.parametrize("asked", ["tf32", "bf16"])
@@ -241,7 +253,7 @@ def test_the_rung_takes_what_is_chosen(channels: tuple[int, int, int], monkeypat
         kernels.conv(x, w, layer[4], groups)
         kernels.conv_input(gy, w, layer[4], groups)
         kernels.conv_weight(x, gy, layer[4], groups)
-    name = convolution.choose("conv", layer[4], 1, c_in, c_out, groups, np.dtype(np.float32))
+    name = convolution.choose("conv", layer[4], 1, c_in, c_out, groups, np.dtype(np.float32)).algorithm
     assert {re.split(r"[_.]", file)[0] for file in launched} - {"pack"} == {name}
 
 

@@ -21,12 +21,12 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from tinyconv.geometry import Geometry, Sizes
+from tinyconv.geometry import Geometry, Padding, Size, Sizes, window_geometry
 from tinyconv.kernels import choice, im2col, loops
 from tinyconv.kernels.arrays import Array, array_module, scratch_limit, set_scratch_limit
 from tinyconv.kernels.axismap import AxisMap
-from tinyconv.kernels.choice import explain_choice
 from tinyconv.kernels.precision import PRECISIONS, set_precision
 from tinyconv.kernels.precision import precision as asked_precision
 
@@ -217,6 +217,47 @@ class Table(dict[str, str]):
 def table() -> Table:
     """Which rung serves which operator now."""
     return Table((operator, _serves(operator)) for operator in OPERATORS)
+
+
+class Choices(dict[str, choice.Choice]):
+    """Face of the convolution: its :class:`~tinyconv.kernels.choice.Choice`. Prints as lines."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{face:11}  {chosen.algorithm:9}  {chosen.reason}" for face, chosen in self.items())
+
+
+def explain_choice(
+    input: Sequence[int],
+    weight: Sequence[int],
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    dtype: DTypeLike = np.float32,
+    rung: str = "numba",
+) -> Choices:
+    """Which algorithm the kernels of ``rung``, 'numba' or 'cuda', use for a convolution and its two gradients, and why.
+
+    ``input`` (N, C_in, *I) and ``weight`` (C_out, C_in/groups, *K) are shapes, the rest as in ``conv2d``. On 'cuda' it
+    is the choice of a GPU with tensor cores. Raises ValueError where no window fits.
+
+    >>> explain_choice((16, 64, 56, 56), (64, 64, 3, 3), padding=1)["conv"].algorithm
+    'winograd4'
+    """
+    if len(input) != len(weight) or len(input) not in (3, 4, 5):
+        raise ValueError(
+            f"explain_choice: input and weight must be shapes (N, C_in, *I) and (C_out, C_in/groups, *K) with one to "
+            f"three axes *I, but are {tuple(input)} and {tuple(weight)}."
+        )
+    if rung not in ("numba", "cuda"):
+        raise ValueError(f"explain_choice: rung must be 'numba' or 'cuda', but is {rung!r}.")
+    g = window_geometry("explain_choice", tuple(input[2:]), weight[2:], stride, padding, dilation)
+    sizes = input[0], input[1], weight[0], groups, np.dtype(dtype)
+    faces = ("conv", "conv_input", "conv_weight")
+    if rung == "numba":
+        return Choices((face, choice.choose(face, choice.volumes(g), *sizes)) for face in faces)
+    choose = import_module("tinyconv.kernels.cuda.convolution").choose
+    return Choices((face, choose(face, g, *sizes, asked_precision())) for face in faces)
 
 
 # --------------------------------------------------------------------------------------------------

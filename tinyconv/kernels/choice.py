@@ -24,15 +24,13 @@ The rule, first match:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
 
-from tinyconv.geometry import Geometry, Padding, Size, window_geometry
+from tinyconv.geometry import Geometry
 
 ALGORITHMS = ("auto", "exact", "direct", "tiled", "winograd", "winograd2", "winograd4", "columns", "depthwise")
 
@@ -121,37 +119,3 @@ def _choose(
         if max(g.stride) > 1 and prod(g.kernel) > 1:
             return Choice("tiled", f"windows with a stride of {max(g.stride)}")
     return Choice("direct", f"{rows} x {columns} outputs, {c_in} to {c_out} channels a group")
-
-
-class Choices(dict[str, Choice]):
-    """Face of the convolution: its :class:`Choice`. Prints as lines."""
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{face:11}  {choice.algorithm:9}  {choice.reason}" for face, choice in self.items())
-
-
-def explain_choice(
-    input: Sequence[int],
-    weight: Sequence[int],
-    stride: Size = 1,
-    padding: Padding = 0,
-    dilation: Size = 1,
-    groups: int = 1,
-    dtype: DTypeLike = np.float32,
-) -> Choices:
-    """Which algorithm the compiled kernels use for a convolution and its two gradients, and why.
-
-    ``input`` (N, C_in, *I) and ``weight`` (C_out, C_in/groups, *K) are shapes, the rest as in ``conv2d``. Raises
-    ValueError where no window fits.
-
-    >>> explain_choice((16, 64, 56, 56), (64, 64, 3, 3), padding=1)["conv"].algorithm
-    'winograd4'
-    """
-    if len(input) != len(weight) or len(input) not in (3, 4, 5):
-        raise ValueError(
-            f"explain_choice: input and weight must be shapes (N, C_in, *I) and (C_out, C_in/groups, *K) with one to "
-            f"three axes *I, but are {tuple(input)} and {tuple(weight)}."
-        )
-    g = volumes(window_geometry("explain_choice", tuple(input[2:]), weight[2:], stride, padding, dilation))
-    faces = ("conv", "conv_input", "conv_weight")
-    return Choices((f, choose(f, g, input[0], input[1], weight[0], groups, np.dtype(dtype))) for f in faces)

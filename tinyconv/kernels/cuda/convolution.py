@@ -35,6 +35,7 @@ import numpy as np
 from tinyconv.geometry import Geometry
 from tinyconv.kernels import choice
 from tinyconv.kernels.arrays import Array
+from tinyconv.kernels.choice import Choice
 from tinyconv.kernels.cuda import columns, depthwise, direct, tensor_cores, tiled, winograd
 from tinyconv.kernels.im2col import is_pointwise
 from tinyconv.kernels.precision import precision
@@ -62,26 +63,29 @@ _LEAST_PAIRS = 64  # of channels of one group, for 'tiled'
 
 def choose(
     face: str, g: Geometry, batch: int, c_in: int, c_out: int, groups: int, dtype: np.dtype[Any], asked: str = "ieee"
-) -> str:
+) -> Choice:
     """The algorithm for 'conv', 'conv_input' or 'conv_weight' by the rule above, or the one that is forced.
 
     ``asked``: the precision of products, one that the GPU has.
     """
     if asked != "ieee" and dtype == np.float32 and tensor_cores.fits(face, g, c_in, c_out, groups):
-        return asked
+        return Choice(asked, f"asked for, and {c_in} to {c_out} channels keep tensor cores busy")
     forced = choice.forced()
     if _takes(forced, g, c_in, groups):
-        return forced
+        return Choice(forced, "forced by use_kernels")
     if _takes("depthwise", g, c_in, groups):
-        return "depthwise"
+        return Choice("depthwise", "one channel a group: nothing to sum but the taps")
     if _takes("winograd4", g, c_in, groups) and dtype == np.float32 and forced != "exact":
         deep = g.rank == 3 and g.kernel[0] > 1
         tiles = batch * (g.output[0] if g.rank == 3 else 1) * -(-g.output[-2] // 4) * -(-g.output[-1] // 4)
         if min(c_in, c_out) >= (2 if deep else 1) * _LEAST_CHANNELS and tiles >= _LEAST_TILES:
-            return "winograd4"
+            return Choice("winograd4", f"3x3 windows of stride 1, {c_in} to {c_out} channels, {tiles} tiles of 4x4")
     if is_pointwise(g) and groups == 1 and face != "conv_weight":
-        return "columns"
-    return "tiled" if (c_in // groups) * (c_out // groups) >= _LEAST_PAIRS else "direct"
+        return Choice("columns", "the image is its own columns")
+    pairs = (c_in // groups) * (c_out // groups)
+    if pairs >= _LEAST_PAIRS:
+        return Choice("tiled", f"{pairs} pairs of channels a group")
+    return Choice("direct", f"{pairs} pairs of channels a group would leave a tile nearly empty")
 
 
 def _takes(name: str, g: Geometry, c_in: int, groups: int) -> bool:
@@ -114,5 +118,5 @@ def _run(face: str, a: Array, b: Array, g: Geometry, groups: int, c_in: int, c_o
         asked, a, b = "tf32", a.astype(np.float32), b.astype(np.float32)
     if not tensor_cores.available(a):
         asked = "ieee"
-    name = choose(face, g, len(a), c_in, c_out, groups, a.dtype, asked)
+    name = choose(face, g, len(a), c_in, c_out, groups, a.dtype, asked).algorithm
     return getattr(ALGORITHMS[name], face)(a, b, g, groups).astype(dtype, copy=False)
