@@ -153,7 +153,7 @@ def _cuda(found: Row) -> Any:
         axes.axhline(1, c=INK, lw=0.8, ls="--")
         axes.set(yscale="log", ylabel=precision)
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        axes.yaxis.set_minor_formatter(lambda y, _: "")
+        axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:.0e}"[0] in "25" else "")
     panels[0, 0].set_title(f"{found['gpu']}: share of the ceiling; forward, input and weight gradient", fontsize=9)
     panels[0, 0].legend(fontsize=7, loc="lower right")
     panels[-1, 0].set_xticks(
