@@ -198,17 +198,17 @@ def algorithms(layer: Layer, face: str, batch: int, precision: str) -> list[str]
     """What can compute this face: the names that use_kernels(conv=...) takes, 'auto' first."""
     if precision != "ieee":
         return ["auto"]
-    return ["auto", *(name for name in choice.ALGORITHMS if _takes(name, layer, face, batch))]
+    return ["auto", *(name for name in choice.ALGORITHMS if chosen(layer, face, batch, precision, name) == name)]
 
 
-def _takes(name: str, layer: Layer, face: str, batch: int) -> bool:
+def chosen(layer: Layer, face: str, batch: int, precision: str, forced: str = "auto") -> str:
+    """The algorithm that computes the face: what ``auto`` stands for, which may be of another precision."""
     faces = {"forward": "conv_input" if layer.transposed else "conv", "weight": "conv_weight"}
     faces["input"] = "conv" if layer.transposed else "conv_input"
     c_out, c_in = (n * layer.groups if i else n for i, n in enumerate(layer.shapes(1)["w"][:2]))
-    with kernels.use_kernels(conv=name):
-        dtype = np.dtype(np.float32)
-        chosen = convolution.choose(faces[face], layer.geometry, batch, c_in, c_out, layer.groups, dtype)
-    return bool(chosen.algorithm == name)
+    sizes = batch, c_in, c_out, layer.groups, np.dtype(np.float32)
+    with kernels.use_kernels(conv=forced):
+        return convolution.choose(faces[face], layer.geometry, *sizes, precision).algorithm
 
 
 def run_layers(
@@ -235,6 +235,7 @@ def run_layers(
                     "batch": batch,
                     "face": face,
                     "precision": precision,
+                    "auto": chosen(layer, face, batch, precision),
                     "flop": flop,
                     "bytes": moved,
                     "floor": max(flop / bounds[precision], moved / bounds["copy"]),
@@ -303,9 +304,8 @@ def activations_and_pools(gpu: Gpu, pool: Pool, shape: tuple[int, ...]) -> Sides
             share(half()), share(x()), twos, twos, zeros, [1, 1], False, t_indices
         )
 
-    relu = (2 * size, lambda: kernels.relu(x()), lambda: F.relu(share(x())))
     return {
-        "relu": relu,
+        "relu": (2 * size, lambda: kernels.relu(x()), lambda: F.relu(share(x()))),
         "relu, gradient": (
             3 * size,
             lambda: kernels.relu_grad(x(), x()),

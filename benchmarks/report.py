@@ -192,7 +192,8 @@ def _cuda(found: dict[str, Any]) -> list[str]:
         rows = [row for row in found["layers"] if row["precision"] == precision]
         lines += ["", f"{precision:30s}            face      tinyconv us      torch  ratio  of the floor"]
         for row in rows:
-            lines.append(f"  {row['layer']:34s} {row['batch']:3d}  {row['face']:8s} {_beside(row, 'auto')}")
+            beside = _beside(row, "auto")
+            lines.append(f"  {row['layer']:34s} {row['batch']:3d}  {row['face']:8s} {beside}  {row['auto']}")
             others = {k: v["median"] for k, v in row["seconds"].items() if k not in ("auto", "torch")}
             if others:
                 each = ", ".join(f"{k} {v * 1e6:.0f}" for k, v in sorted(others.items(), key=lambda item: item[1]))

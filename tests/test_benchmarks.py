@@ -206,6 +206,7 @@ def test_the_benchmark_of_a_gpu_runs_and_reports(gpu: device.Gpu, tmp_path: Path
     others = {"winograd2", "winograd4", "columns", "tiled", "direct"}
     assert sides[first, "ieee", "forward"] == {"auto", "torch", *others}
     assert sides[first, "bf16", "weight"] == {"auto", "torch"}
+    assert [row["auto"] for row in rows if row["face"] == "input"] == ["tiled", "tf32", "bf16", *["direct"] * 3]
     assert "depthwise" in device.algorithms(Layer(3, 3, 5, 3, groups=3), "input", 2, "ieee")
     bandwidth = device.run_bandwidth(gpu, pool, True, tops, (2, 3, 6, 6))
     steps = device.run_steps(gpu, True, {"LeNet": (2, 1, 28, 28)})

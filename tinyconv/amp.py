@@ -93,7 +93,7 @@ class GradScaler:
                     "float16 copies of them."
                 )
             xp = array_module(g.data)
-            g.data[...] = g.data * g.dtype.type(1 / self._scale)
+            g.data *= g.dtype.type(1 / self._scale)
             g.changed()
             overflowed = overflowed | ~xp.isfinite(g.data).all()  # stays on the device
         self._unscaled[id(optimizer)] = bool(overflowed)

@@ -7,6 +7,8 @@ from contextlib import ContextDecorator
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 
 class _Switches(threading.local):
     recording = True
@@ -90,7 +92,11 @@ class autocast(_Switch):
     def __init__(self, device_type: str, dtype: Any = "float16", enabled: bool = True) -> None:
         if device_type not in ("cpu", "cuda"):
             raise ValueError(f"autocast: device_type must be 'cpu' or 'cuda', but is {device_type!r}.")
-        if str(dtype) not in ("float16", "<class 'numpy.float16'>"):
+        try:
+            half = np.dtype(dtype) == np.float16
+        except TypeError:  # bfloat16, which NumPy does not know
+            half = False
+        if not half:
             raise ValueError(
                 f"autocast: dtype must be float16, but is {dtype}. For bfloat16 operands: "
                 "use_kernels(precision='bf16')."

@@ -130,7 +130,8 @@ class use_kernels:  # noqa: N801 - used like a function
     compute the convolution; 'exact' is 'auto' without Winograd's, so that every sum runs over the products of the
     definition.
     ``precision`` is that of float32 products on the rung ``cuda``: 'ieee' multiplies by all bits, 'tf32' and 'bf16'
-    round the operands of convolutions and matrix products first, for tensor cores (:mod:`tinyconv.kernels.precision`).
+    round the operands of convolutions and matrix products first, for tensor cores (:mod:`tinyconv.kernels.precision`);
+    convolutions with fewer than 16 channels a group, and GPUs without such tensor cores, keep all bits.
     What is not given stays.
     The choice holds for the whole process, all threads included. Leaving the block restores what was in
     use before it, also after an exception.

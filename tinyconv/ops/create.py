@@ -108,7 +108,10 @@ def rand(
     requires_grad: bool = False,
     device: str = "cpu",
 ) -> Tensor:
-    """Values of shape ``size`` from U(0, 1), 1 excluded; a seed gives the same ones on every device."""
+    """Values of shape ``size`` from U(0, 1), 1 excluded; a seed gives the same ones on every device.
+
+    TypeError for a dtype that is no float.
+    """
     values = generator_for("rand", generator).random(_sizes(size))
     return _drawn("rand", values, dtype, requires_grad, device)
 
@@ -120,7 +123,10 @@ def randn(
     requires_grad: bool = False,
     device: str = "cpu",
 ) -> Tensor:
-    """Values of shape ``size`` from N(0, 1); a seed gives the same ones on every device."""
+    """Values of shape ``size`` from N(0, 1); a seed gives the same ones on every device.
+
+    TypeError for a dtype that is no float.
+    """
     values = generator_for("randn", generator).standard_normal(_sizes(size))
     return _drawn("randn", values, dtype, requires_grad, device)
 

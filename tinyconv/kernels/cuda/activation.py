@@ -26,7 +26,7 @@ def relu(x: Array) -> Array:
 
 def relu_grad(g: Array, y: Array) -> Array:
     """gx = g where not y <= 0, else 0."""
-    return _each("relu_grad", contiguous(g), _like(y, g))
+    return _each("relu_grad", contiguous(g), contiguous(y, g.dtype))
 
 
 def slopes(x: Array, positive: Array, slope: float) -> Array:
@@ -51,13 +51,9 @@ def activation(x: Array, name: str, parameters: tuple[float, ...]) -> Array:
 
 def activation_grad(g: Array, x: Array, name: str, parameters: tuple[float, ...]) -> Array:
     """gx = g f'(x)"""
-    return _each("activation_grad", contiguous(g), _like(x, g), more=_given(name, parameters))
+    return _each("activation_grad", contiguous(g), contiguous(x, g.dtype), more=_given(name, parameters))
 
 
 def _given(name: str, parameters: tuple[float, ...]) -> tuple[float, ...]:
     """The place of a formula, and as many parameters as every one takes."""
     return (_NAMES.index(name), *(*parameters, 0, 0, 0)[:3])
-
-
-def _like(a: Array, x: Array) -> Array:
-    return contiguous(a.astype(x.dtype, copy=False))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from tinyconv.cuda_on_cpu import Parameter, RawKernel, compiler, kernels_of
 from tinyconv.geometry import Geometry
@@ -155,9 +156,13 @@ def window(g: Geometry) -> np.ndarray[Any, Any]:
     return np.array(tuple(axes), WINDOW)
 
 
-def contiguous(array: Array) -> Array:
-    """The same values as a kernel sees them: in C order, aligned, without a subclass, in the machine's byte order."""
+def contiguous(array: Array, dtype: DTypeLike | None = None) -> Array:
+    """The same values as a kernel sees them: in C order, aligned, without a subclass, in the machine's byte order; in
+    ``dtype``, if one is given. A copy only where it takes one.
+    """
     xp = array_module(array)
+    if dtype is not None:
+        array = array.astype(dtype, copy=False)
     if xp is np:
         return np.require(array, array.dtype.newbyteorder("="), ["C", "ALIGNED", "ENSUREARRAY"])
     return array if array.flags.c_contiguous else xp.ascontiguousarray(array)  # that has no arrays without axes

@@ -24,7 +24,7 @@ def softmax(x: Array, axis: int, log: bool) -> Array:
 
 def softmax_grad(g: Array, y: Array, axis: int, log: bool) -> Array:
     """The gradient of softmax at its output y, for a cotangent g of the same shape."""
-    g, y = contiguous(g), contiguous(y.astype(g.dtype, copy=False))
+    g, y = contiguous(g), contiguous(y, g.dtype)
     dx = array_module(g).empty(g.shape, g.dtype)
     _launch("softmax_grad", (g, y, dx), *_columns(g, axis), log)
     return dx
@@ -42,7 +42,7 @@ def cross_entropy(x: Array, target: Array, factor: Array, valid: Array) -> tuple
     n, classes, length = x.shape
     loss = xp.empty((n, length), x.dtype)
     top, log_sum = xp.empty((n, 1, length), x.dtype), xp.empty((n, 1, length), x.dtype)
-    args = (x, contiguous(target), contiguous(factor.astype(x.dtype, copy=False)), contiguous(valid))
+    args = (x, contiguous(target), contiguous(factor, x.dtype), contiguous(valid))
     _launch("cross_entropy", (*args, loss, top, log_sum), loss.size, classes, length)
     return loss, top, log_sum
 
@@ -53,7 +53,7 @@ def cross_entropy_grad(
     """dx (N, C, L) for the cotangent g (N, L)."""
     x = contiguous(x)
     dx = array_module(x).empty(x.shape, x.dtype)
-    g, factor, top, log_sum = (contiguous(a.astype(x.dtype, copy=False)) for a in (g, factor, top, log_sum))
+    g, factor, top, log_sum = (contiguous(a, x.dtype) for a in (g, factor, top, log_sum))
     args = (g, x, contiguous(target), factor, contiguous(valid), top, log_sum, dx)
     _launch("cross_entropy_grad", args, g.size, x.shape[1], x.shape[2])
     return dx

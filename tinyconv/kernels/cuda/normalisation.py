@@ -52,7 +52,7 @@ def normalise(x: Array, weight: Array, bias: Array, axes: tuple[int, ...], eps: 
     (_, C, L), teams = layout, _teams(*layout)
     kept = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     mean, var, y = xp.empty(kept, np.float64), xp.empty(kept, np.float64), xp.empty(x.shape, x.dtype)
-    weight, bias = (contiguous(a.astype(x.dtype, copy=False)) for a in (weight, bias))
+    weight, bias = (contiguous(a, x.dtype) for a in (weight, bias))
     how = (C, L, *scaled)
     if teams.parts == 1:
         launch("norm.cu", "normalise_rows", teams.blocks, (x, mean, var, weight, bias, y, teams, how, eps))
@@ -72,8 +72,8 @@ def normalise_grad(
     if not x.size or layout is None or scaled is None:
         return im2col.normalise_grad(g, x, weight, mean, var, axes, eps)
     xp, dtype = array_module(x), weight.dtype
-    x, weight = contiguous(x), contiguous(weight.astype(x.dtype, copy=False))
-    g, mean, var = contiguous(g.astype(x.dtype, copy=False)), contiguous(mean), contiguous(var)
+    x, weight = contiguous(x), contiguous(weight, x.dtype)
+    g, mean, var = contiguous(g, x.dtype), contiguous(mean), contiguous(var)
     (A, C, L), (inner, count) = layout, scaled
     given, how = (g, x, mean, var, weight), (C, L, inner, count)
 

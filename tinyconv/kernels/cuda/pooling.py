@@ -25,6 +25,6 @@ def avg_pool(x: Array, g: Geometry, divisor: Array) -> Array:
     """x (N, C, *I), divisor (*O) to y (N, C, *O)."""
     x = contiguous(x)
     y = array_module(x).empty((*x.shape[:2], *g.output), x.dtype)
-    divisor = contiguous(divisor.astype(x.dtype, copy=False))
+    divisor = contiguous(divisor, x.dtype)
     over_planes("pool.cu", "avg_pool", (x, divisor, y), prod(x.shape[:2]), window(g))
     return y

@@ -108,6 +108,6 @@ def avg_pool_input(gy: Array, g: Geometry, divisor: Array) -> Array:
     gy = contiguous(gy)
     gx = array_module(gy).empty((*gy.shape[:2], *g.size), gy.dtype)
     table, _, struct = _on_device([m.transposed for m in window_maps(g)], gy)
-    share = contiguous((1 / divisor).astype(gy.dtype, copy=False))  # a division an output, not one a pixel
+    share = contiguous(1 / divisor, gy.dtype)  # a division an output, not one a pixel
     over_planes("maps.cu", "avg_pool_input", (gy, table, share, gx), prod(gy.shape[:2]), struct)
     return gx

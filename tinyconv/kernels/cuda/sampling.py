@@ -48,7 +48,7 @@ def corners(
 def sample(x: Array, w: Array, at: Array) -> Array:
     """x (N, C, P), w and at (N, K, L) to y (N, C, L)."""
     (N, C, P), (_, K, L) = x.shape, at.shape
-    x, w, at = contiguous(x), _like(w, x), _indices(at)
+    x, w, at = contiguous(x), contiguous(w, x.dtype), contiguous(at, np.int64)
     y = array_module(x).empty((N, C, L), x.dtype)
     tasks = N * -(-C // PLANES) * L
     launch("points.cu", "sample", blocks_for(tasks), (x, w, at, y, tasks, C, K, P, L))
@@ -58,7 +58,7 @@ def sample(x: Array, w: Array, at: Array) -> Array:
 def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
     """gy (N, C, L), w and at (N, K, L) to gx (N, C, pixels): the corners sorted by pixel, then a gather."""
     (N, C, L), K, xp = gy.shape, at.shape[1], array_module(gy)
-    gy, w = contiguous(gy), _like(w, gy)
+    gy, w = contiguous(gy), contiguous(w, gy.dtype)
     keys = xp.where(at < 0, N * pixels, at + xp.arange(N)[:, None, None] * pixels).reshape(-1)  # those outside are last
     order = xp.argsort(keys, kind="stable")
     ends = xp.searchsorted(keys[order], xp.arange(N * pixels + 1))
@@ -71,15 +71,7 @@ def sample_input(gy: Array, w: Array, at: Array, pixels: int) -> Array:
 def sample_weight(x: Array, gy: Array, at: Array) -> Array:
     """x (N, C, P), gy (N, C, L), at (N, K, L) to gw (N, K, L)."""
     (_, C, P), (_, K, L) = x.shape, at.shape
-    x, gy, at = contiguous(x), _like(gy, x), _indices(at)
+    x, gy, at = contiguous(x), contiguous(gy, x.dtype), contiguous(at, np.int64)
     gw = array_module(x).empty(at.shape, x.dtype)
     launch("points.cu", "sample_weight", blocks_for(gw.size), (x, gy, at, gw, gw.size, C, K, P, L))
     return gw
-
-
-def _like(a: Array, x: Array) -> Array:
-    return contiguous(a.astype(x.dtype, copy=False))
-
-
-def _indices(at: Array) -> Array:
-    return contiguous(at.astype(np.int64, copy=False))

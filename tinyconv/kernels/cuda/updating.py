@@ -16,7 +16,7 @@ def _changed(kernel: str, x: Array, g: Array, states: tuple[Array | None, ...], 
     own = [x, *(x if a is None else a for a in states)]  # a kernel wants an array also where it uses none
     if not all(_plain(a) and a.dtype == x.dtype and a.shape == x.shape for a in own):
         return False
-    given = contiguous(g.astype(x.dtype, copy=False))
+    given = contiguous(g, x.dtype)
     launch("update.cu", kernel, blocks_for(-(-x.size // 4)), (x, given, *own[1:], x.size, *scalars))
     return True
 
