@@ -17,7 +17,7 @@ extern "C" __global__ void unfold(const REAL* __restrict__ x, REAL* __restrict__
     int od = row % g.d.output, image = row / g.d.output, c = image % channels, n = image / channels;
     const REAL* from = x + image * pixels(g);
     REAL* to = cols + n * per_image + (long long)c * taps(g) * per_row + (long long)od * lanes + at;
-    int first = ow * g.w.stride - g.w.padding;  // the pixel of the first tap; the next is `dilation` further on
+    int first = position(g.w, ow, 0);  // of the first tap; the next is `dilation` further on
     for (int kd = 0; kd < g.d.kernel; ++kd) {
         int id = pixel(g.d, od, kd);
         for (int kh = 0; kh < g.h.kernel; ++kh) {
@@ -30,20 +30,6 @@ extern "C" __global__ void unfold(const REAL* __restrict__ x, REAL* __restrict__
     }
 }
 
-// The output whose tap reads a pixel on one axis, followed from tap to tap: output * stride + rest is i + padding - k *
-// dilation, and the tap reads the pixel where nothing rests. Below zero, where no output is, it only falls.
-struct Reader { int output, rest, outputs, stride, less, less_rest; };
-
-__device__ Reader first_reader(Axis a, int i) {
-    int reach = i + a.padding;
-    return {reach / a.stride, reach % a.stride, a.output, a.stride, a.dilation / a.stride, a.dilation % a.stride};
-}
-__device__ bool reads(Reader r) { return r.rest == 0 && (unsigned)r.output < (unsigned)r.outputs; }
-__device__ void next(Reader& r) {
-    r.output -= r.less, r.rest -= r.less_rest;
-    if (r.rest < 0) r.rest += r.stride, --r.output;
-}
-
 // x[n, c, i] = sum over the (o, k) that read i of cols[n, (c, k), o], tap after tap; added to what is there where
 // `more`. A thread a pixel (ih, iw); rows (n, c, id).
 extern "C" __global__ void fold(const REAL* cols, REAL* x, int lanes, int rows, int more, Window g) {
@@ -51,16 +37,17 @@ extern "C" __global__ void fold(const REAL* cols, REAL* x, int lanes, int rows, 
     if (at >= lanes || row >= rows) return;
     int id = row % g.d.size, image = row / g.d.size;
     Reader d = first_reader(g.d, id), top = first_reader(g.h, at / g.w.size), left = first_reader(g.w, at % g.w.size);
+    Reader tap_d = a_tap(g.d), tap_h = a_tap(g.h), tap_w = a_tap(g.w);
     const REAL* from = cols + (long long)image * taps(g) * outputs(g);
     REAL acc = 0;  // stays 0 for a pixel that no window reads
-    for (int kd = 0; kd < g.d.kernel; ++kd, next(d)) {
+    for (int kd = 0; kd < g.d.kernel; ++kd, d = next_reader(d, tap_d, g.d)) {
         Reader h = top;
-        for (int kh = 0; kh < g.h.kernel; ++kh, next(h), from += g.w.kernel * outputs(g)) {
+        for (int kh = 0; kh < g.h.kernel; ++kh, h = next_reader(h, tap_h, g.h), from += g.w.kernel * outputs(g)) {
             Reader w = left;
-            bool on_line = reads(d) && reads(h);
+            bool on_line = reads(d, g.d) && reads(h, g.h);
             const REAL* line = from + ((long long)d.output * g.h.output + h.output) * g.w.output;
-            for (int kw = 0; kw < g.w.kernel; ++kw, next(w), line += outputs(g))
-                if (on_line && reads(w)) acc += line[w.output];
+            for (int kw = 0; kw < g.w.kernel; ++kw, w = next_reader(w, tap_w, g.w), line += outputs(g))
+                if (on_line && reads(w, g.w)) acc += line[w.output];
         }
     }
     REAL* to = x + (long long)row * lanes + at;

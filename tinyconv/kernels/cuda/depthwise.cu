@@ -52,9 +52,7 @@ struct Row {
     __device__ bool reads(int more, Axis a) const { return inside && unsigned(w + more * a.dilation) < a.size; }
 };
 __device__ Row row_at(Window g, Place o, Place k) {
-    int d = o.d * g.d.stride + k.d * g.d.dilation - g.d.padding;
-    int h = o.h * g.h.stride + k.h * g.h.dilation - g.h.padding;
-    int w = o.w * g.w.stride + k.w * g.w.dilation - g.w.padding;
+    int d = position(g.d, o.d, k.d), h = position(g.h, o.h, k.h), w = position(g.w, o.w, k.w);
     return {(d * g.h.size + h) * g.w.size + w, w, unsigned(d) < g.d.size && unsigned(h) < g.h.size};
 }
 
@@ -101,22 +99,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) conv(
     }
 }
 
-// a = quotient * divisor + rest, with 0 <= rest < divisor.
-struct Division { int quotient, rest; };
-
-__device__ Division divide(int a, int divisor) {
-    int quotient = a / divisor, rest = a % divisor;
-    return {quotient - (rest < 0), rest < 0 ? rest + divisor : rest};
-}
-
-// Of a - b, from those of a and b: so that it costs no division from tap to tap which output reads a pixel.
-__device__ Division minus(Division a, Division b, int divisor) {
-    int rest = a.rest - b.rest;
-    return {a.quotient - b.quotient - (rest < 0), rest < 0 ? rest + divisor : rest};
-}
-
-__device__ bool reads(Division o, Axis a) { return o.rest == 0 && unsigned(o.quotient) < a.output; }
-
 // The gradient of the input of 3 x 3 windows with stride 2. A thread makes the four pixels i = 2 m + e - padding: with
 // e = 0 they are read by tap 0 of output m and tap 2 of output m - 1, with e = 1 by tap 1 of output m.
 __device__ void conv_input_by_twos(const REAL* gy, const REAL* w, REAL* gx, int N, int C, int times, int c,
@@ -160,28 +142,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8) conv_input(const REAL* 
         conv_input_by_twos(gy, w, gx, N, C, times, c, begin, share, g);
         return;
     }
-    Division step_d = divide(g.d.dilation, g.d.stride), step_h = divide(g.h.dilation, g.h.stride),
-             step_w = divide(g.w.dilation, g.w.stride);
+    Reader tap_d = a_tap(g.d), tap_h = a_tap(g.h), tap_w = a_tap(g.w);
     long long q = begin + threadIdx.x;
     for (Walk i(g.d.size, g.h.size, g.w.size, q); q < end; q += THREADS, i.next()) {
-        Division first_d = divide(i.at.d + g.d.padding, g.d.stride), first_h = divide(i.at.h + g.h.padding, g.h.stride),
-                 first_w = divide(i.at.w + g.w.padding, g.w.stride);
+        Reader front = first_reader(g.d, i.at.d), top = first_reader(g.h, i.at.h), left = first_reader(g.w, i.at.w);
         REAL acc = 0;  // stays 0 for a pixel that no window reads
         for (int j = 0; j < times; ++j) {
             const REAL* given = gy + (((long long)i.image * C + c) * times + j) * outputs(g);
             const REAL* filter = w + ((long long)c * times + j) * taps(g);
-            Division d = first_d;
-            for (int kd = 0; kd < g.d.kernel; ++kd, d = minus(d, step_d, g.d.stride)) {
-                Division h = first_h;
+            Reader d = front;
+            for (int kd = 0; kd < g.d.kernel; ++kd, d = next_reader(d, tap_d, g.d)) {
+                Reader h = top;
 #pragma unroll UNROLL
-                for (int kh = 0; kh < g.h.kernel; ++kh, h = minus(h, step_h, g.h.stride)) {
+                for (int kh = 0; kh < g.h.kernel; ++kh, h = next_reader(h, tap_h, g.h)) {
                     if (!reads(d, g.d) || !reads(h, g.h)) continue;  // for most threads of a warp at once
                     const REAL* weights = filter + (kd * g.h.kernel + kh) * g.w.kernel;
-                    int row = (d.quotient * g.h.output + h.quotient) * g.w.output;
-                    Division o = first_w;
+                    int row = (d.output * g.h.output + h.output) * g.w.output;
+                    Reader o = left;
 #pragma unroll UNROLL
-                    for (int kw = 0; kw < g.w.kernel; ++kw, o = minus(o, step_w, g.w.stride))
-                        if (reads(o, g.w)) acc += given[row + o.quotient] * weights[kw];
+                    for (int kw = 0; kw < g.w.kernel; ++kw, o = next_reader(o, tap_w, g.w))
+                        if (reads(o, g.w)) acc += given[row + o.output] * weights[kw];
                 }
             }
         }

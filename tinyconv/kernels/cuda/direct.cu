@@ -1,8 +1,8 @@
 // The convolution and its two gradients as they are defined: the bottom of the ladder on a GPU, to be read first.
 //
-// Windows have three axes; signals and images have axes of one pixel in front. Which pixel a tap reads, and which output
-// reads a pixel, stands in window.h. All three kernels gather: a thread, or a block, sums up one result, so that nothing
-// is written twice and each call gives the same bits.
+// Windows have three axes; signals and images have axes of one pixel in front. Which pixel a tap reads, and which
+// output reads a pixel, stands in window.h. All three kernels gather: a thread, or a block, sums up one result, so that
+// nothing is written twice and each call gives the same bits.
 //
 // REAL is float or double. Offsets are 64 bit: three axes soon have more than 2^31 elements.
 

@@ -21,9 +21,12 @@ __device__ Place pixel_at(Window g, long long flat) { return place(flat, g.d.siz
 __device__ Place output_at(Window g, long long flat) { return place(flat, g.d.output, g.h.output, g.w.output); }
 __device__ Place tap_at(Window g, int flat) { return place(flat, g.d.kernel, g.h.kernel, g.w.kernel); }
 
-// Which pixel tap k of output o reads on an axis; -1 for padding.
+// Where tap k of output o reads on an axis; outside of [0, size) that is padding.
+__device__ int position(Axis a, int o, int k) { return o * a.stride + k * a.dilation - a.padding; }
+
+// Which pixel that is; -1 for padding.
 __device__ int pixel(Axis a, int o, int k) {
-    int i = o * a.stride + k * a.dilation - a.padding;
+    int i = position(a, o, k);
     return 0 <= i && i < a.size ? i : -1;
 }
 
@@ -32,6 +35,18 @@ __device__ int reader(Axis a, int i, int k) {
     int o = i + a.padding - k * a.dilation;
     return o >= 0 && o % a.stride == 0 && o / a.stride < a.output ? o / a.stride : -1;
 }
+
+// The same, followed from tap to tap without divisions: output * stride + rest is i + padding - k * dilation, and the
+// tap reads the pixel where nothing rests. Below zero, where no output is, it only falls.
+struct Reader { int output, rest; };
+
+__device__ Reader first_reader(Axis a, int i) { return {(i + a.padding) / a.stride, (i + a.padding) % a.stride}; }
+__device__ Reader a_tap(Axis a) { return {a.dilation / a.stride, a.dilation % a.stride}; }  // how far each one goes
+__device__ Reader next_reader(Reader r, Reader tap, Axis a) {
+    int rest = r.rest - tap.rest;
+    return {r.output - tap.output - (rest < 0), rest < 0 ? rest + a.stride : rest};
+}
+__device__ bool reads(Reader r, Axis a) { return r.rest == 0 && (unsigned)r.output < (unsigned)a.output; }
 
 // The same on all axes, as flat indices.
 __device__ long long pixel(Window g, Place o, Place k) {
